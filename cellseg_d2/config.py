@@ -1,0 +1,147 @@
+"""Every configuration key that this plug-in adds to Detectron2's, and how a config is loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os import PathLike, fspath
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+from .errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# What yacs and PyYAML raise for a file or option that is no config; yacs asserts a lot.
+_MERGE_ERRORS = (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError)
+
+
+def add_cellseg_config(cfg: CN) -> None:
+    """Add this plug-in's keys, and set the upstream keys that it needs to hold.
+
+    Args:
+        cfg: a config made by ``detectron2.config.get_cfg``; changed in place.
+    """
+    cfg.DATASETS.CELL = CN()
+    # Folder that holds train/ (and test_release/, test_image_name_to_ids.json), or image folders.
+    cfg.DATASETS.CELL.ROOT = ""
+    # Name of each class; classK.tif is entry K-1. As many as MODEL.ROI_HEADS.NUM_CLASSES.
+    cfg.DATASETS.CELL.CLASS_NAMES = ["class1", "class2", "class3", "class4"]
+    # What an instance is: "ids" (one per id of a label map) or "components" (connected components).
+    cfg.DATASETS.CELL.INSTANCES = "ids"
+    # Instances of fewer pixels than this are dropped and counted.
+    cfg.DATASETS.CELL.MIN_AREA = 1
+    # The validation split: a list of image names, or else a fraction of the images drawn by seed.
+    cfg.DATASETS.CELL.VAL_NAMES = []
+    cfg.DATASETS.CELL.VAL_FRACTION = 0.1
+    cfg.DATASETS.CELL.SPLIT_SEED = 0
+    # Regular expression that yields the patient from an image's name; whole patients are held out.
+    cfg.DATASETS.CELL.GROUP_PATTERN = ""
+    # Where parsed annotations are kept; "" is OUTPUT_DIR/annotation_cache.
+    cfg.DATASETS.CELL.CACHE_DIR = ""
+
+    cfg.INPUT.CELL = CN()
+    # What the image files hold: "RGB", or "BGR" where red and blue are swapped in the file.
+    cfg.INPUT.CELL.CHANNEL_ORDER = "RGB"
+    # Images and masks of more pixels than this are refused.
+    cfg.INPUT.CELL.MAX_PIXELS = 100_000_000
+    # [low, high] that becomes [0, 255] in images of more than 8 bits; [] for the stated range.
+    cfg.INPUT.CELL.INTENSITY_RANGE = []
+    # Augmentation recipe by name (cellseg_d2/data/augmentation/recipes.py).
+    cfg.INPUT.CELL.RECIPE = "dihedral"
+
+    # "SGD", "Adam" or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "AdamW"
+    # Adam's and AdamW's decay rates of the two moments.
+    cfg.SOLVER.BETAS = [0.9, 0.999]
+    # Epochs of training; 0 counts in iterations (SOLVER.MAX_ITER) instead.
+    cfg.SOLVER.MAX_EPOCHS = 0
+    # With MAX_EPOCHS: epochs between checkpoints; 0 writes the last one only.
+    cfg.SOLVER.CHECKPOINT_EPOCHS = 1
+    # Learning rate at which "WarmupCosineLR" ends.
+    cfg.SOLVER.MIN_LR = 0.0
+    # With MAX_EPOCHS: epochs between evaluations; 0 evaluates once, at the end.
+    cfg.TEST.EVAL_EPOCHS = 1
+
+    # Upstream keys. Crops of label maps, boxes from masks and instances' order of position make
+    # these the only values the mapper and loader can honour.
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    # Total-norm clipping; upstream's "value" and "norm" work on each parameter by itself.
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.MODEL.META_ARCHITECTURE = "CellRCNN"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(cfg.DATASETS.CELL.CLASS_NAMES)
+
+
+def load_config(config_file: str | PathLike[str] | None = None, options: Sequence[str] = ()) -> CN:
+    """Load a config file over the defaults, then ``KEY VALUE`` options over that.
+
+    A config is data: YAML tags that would build Python objects are refused.
+
+    Args:
+        config_file: a YAML file; its ``_BASE_`` is followed.
+        options: keys and values in turn.
+
+    Returns:
+        The config, complete and consistent, not frozen.
+
+    Raises:
+        ConfigError: for a file that is missing or no plain YAML, a key that does not exist, a value
+            of another type, or values that do not fit each other.
+    """
+    cfg = get_cfg()
+    add_cellseg_config(cfg)
+    if config_file:
+        path = fspath(config_file)
+        if not Path(path).is_file():
+            raise ConfigError(f"{path}: no such file")
+        try:
+            cfg.merge_from_file(path, allow_unsafe=False)
+        except _MERGE_ERRORS as error:
+            raise ConfigError(f"{path}: {error}") from error
+    try:
+        cfg.merge_from_list(list(options))
+    except _MERGE_ERRORS as error:
+        raise ConfigError(f"options {' '.join(map(str, options))}: {error}") from error
+    complete_config(cfg)
+    return cfg
+
+
+def complete_config(cfg: CN) -> None:
+    """Check that the values fit each other, and settle those that depend on others or the machine.
+
+    One number caps the detections of an image, ``TEST.DETECTIONS_PER_IMAGE``: the proposals kept at
+    test time are raised to it here, and the evaluator takes it from there.
+
+    Args:
+        cfg: changed in place.
+
+    Raises:
+        ConfigError: for values that do not fit each other; the message names the keys.
+    """
+    names, classes = cfg.DATASETS.CELL.CLASS_NAMES, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if len(names) != classes:
+        raise ConfigError(
+            f"DATASETS.CELL.CLASS_NAMES names {len(names)} classes ({', '.join(names)}), "
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {classes}; make them equal"
+        )
+    if cfg.INPUT.CELL.CHANNEL_ORDER not in ("RGB", "BGR"):
+        raise ConfigError(
+            f"INPUT.CELL.CHANNEL_ORDER is {cfg.INPUT.CELL.CHANNEL_ORDER!r}; it is RGB or BGR"
+        )
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; it is RGB or BGR")
+    cap = cfg.TEST.DETECTIONS_PER_IMAGE
+    if cfg.MODEL.RPN.POST_NMS_TOPK_TEST < cap:
+        logger.info("MODEL.RPN.POST_NMS_TOPK_TEST raised to TEST.DETECTIONS_PER_IMAGE, %d", cap)
+        cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cap
+    cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = max(cfg.MODEL.RPN.PRE_NMS_TOPK_TEST, cap)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %s and CUDA is not available: using cpu", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"

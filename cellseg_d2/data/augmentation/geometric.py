@@ -1,0 +1,103 @@
+"""Geometric transforms that keep every id of a label map intact.
+
+Upstream's flips and crops slice the array and are exact as they are. Its ``ResizeTransform`` raises
+on int32 and its ``RotationTransform`` has no exact quarter turn, so both have a counterpart here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import NoOpTransform, Transform
+
+
+class ResizeTransform(T.ResizeTransform):
+    """Upstream's resize for images, nearest neighbour by pixel centres for label maps.
+
+        Output pixel i shows input pixel ``floor((i + 1/2) * size / new_size)``, the one its centre
+    XX
+    """
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """Resize a (H, W) label map of any integer type."""
+        if segmentation.shape != (self.h, self.w):
+            raise ValueError(f"label map of {segmentation.shape}, expected {(self.h, self.w)}")
+        rows = _nearest_index(self.h, self.new_h)
+        columns = _nearest_index(self.w, self.new_w)
+        return segmentation[rows[:, None], columns[None, :]]
+
+
+def _nearest_index(size: int, new_size: int) -> np.ndarray:
+    # Integer arithmetic: floor((2i + 1) * size / (2 * new_size)) has no rounding to get wrong.
+    return (2 * np.arange(new_size, dtype=np.int64) + 1) * size // (2 * new_size)
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Upstream's augmentation of this name, with a transform that is exact on label maps."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        """Draw a size and return the resize to it; nothing where the size stays."""
+        resize = super().get_transform(image)
+        if not isinstance(resize, T.ResizeTransform):
+            return resize
+        # A strip of 1x10,000 pixels scaled to fit would round to no height at all.
+        new_h, new_w = max(resize.new_h, 1), max(resize.new_w, 1)
+        if (resize.h, resize.w) == (new_h, new_w):
+            return NoOpTransform()
+        return ResizeTransform(resize.h, resize.w, new_h, new_w, resize.interp)
+
+
+class Rot90Transform(Transform):
+    """Quarter turns counter-clockwise, as ``numpy.rot90`` turns an array shown with y downwards.
+
+    Args:
+        height, width: size of the input in pixels.
+        turns: number of quarter turns, 0 to 3.
+    """
+
+    def __init__(self, height: int, width: int, turns: int) -> None:
+        super().__init__()
+        self.height = height
+        self.width = width
+        self.turns = turns % 4
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """Turn a (H, W) or (H, W, C) array."""
+        return np.rot90(img, self.turns)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        """Turn a (H, W) label map."""
+        return np.rot90(segmentation, self.turns)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """Turn (N, 2) points (x, y), in pixels, where the image spans [0, W] x [0, H]."""
+        x, y = coords[:, 0], coords[:, 1]
+        if self.turns == 1:
+            x, y = y, self.width - x
+        elif self.turns == 2:
+            x, y = self.width - x, self.height - y
+        elif self.turns == 3:
+            x, y = self.height - y, x
+        return np.stack([x, y], axis=1)
+
+    def inverse(self) -> Transform:
+        """The turn back."""
+        height, width = self.height, self.width
+        if self.turns % 2:
+            height, width = width, height
+        return Rot90Transform(height, width, -self.turns)
+
+
+class RandomRot90(T.Augmentation):
+    """A random number of quarter turns, 0 to 3, with probability ``prob``; otherwise none."""
+
+    def __init__(self, prob: float = 1.0) -> None:
+        super().__init__()
+        self.prob = prob
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        """Draw the number of turns."""
+        if self._rand_range() >= self.prob:
+            return NoOpTransform()
+        height, width = image.shape[:2]
+        return Rot90Transform(height, width, int(self._rand_range(4)))

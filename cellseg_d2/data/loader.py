@@ -1,0 +1,134 @@
+"""The stream of training batches: which image stands at which position, on any number of workers.
+
+The stream is an endless sequence of positions 0, 1, 2, …; epoch e covers positions e·N to
+(e+1)·N - 1 in an order drawn from (seed, e). A sample's random numbers depend on (seed, position)
+alone. So the number of workers and of ranks changes nothing, and a run resumes by position.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Position = tuple[int, int]
+"""(index into the data set, position in the stream)."""
+
+
+class StreamSampler(Sampler[list[Position]]):
+    """Batches of (index, position) for one rank, without end.
+
+    Global batch i holds positions i·B to (i+1)·B - 1; a rank takes every ``world_size``-th of them.
+
+    Args:
+        size: number of images, at least 1.
+        batch_size: images per batch over all ranks, a multiple of ``world_size``.
+        seed: of the order of the images.
+        start: number of batches to pass over, for resuming.
+        rank: of this process, 0 to ``world_size`` - 1.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: for an empty data set or a batch that does not divide among the ranks.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if size < 1:
+            raise ValueError("the data set holds no images")
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH is {batch_size}; it must be a positive multiple of the "
+                f"number of processes, {world_size}"
+            )
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+        # An epoch's order is asked for once for each of its positions.
+        self._order_of_epoch = functools.lru_cache(maxsize=2)(self.epoch_order)
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """Return the (size,) int64 permutation of the images for ``epoch``."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.size)
+
+    def index_at(self, position: int) -> int:
+        """Return the index of the image at ``position`` of the stream."""
+        epoch, place = divmod(position, self.size)
+        return int(self._order_of_epoch(epoch)[place])
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        batch = self.start
+        while True:
+            first = batch * self.batch_size + self.rank
+            positions = range(first, (batch + 1) * self.batch_size, self.world_size)
+            yield [(self.index_at(p), p) for p in positions]
+            batch += 1
+
+
+class MappedStream(Dataset[Any]):
+    """Maps (index, position) to ``mapper(dicts[index], position)``."""
+
+    def __init__(
+        self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any], int], Any]
+    ) -> None:
+        self.dicts = dicts
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, item: Position) -> Any:
+        index, position = item
+        return self.mapper(self.dicts[index], position)
+
+
+def build_stream_loader(
+    dicts: Sequence[dict[str, Any]],
+    mapper: Callable[[dict[str, Any], int], Any],
+    sampler: StreamSampler,
+    num_workers: int,
+    pin_memory: bool = False,
+) -> DataLoader[list[Any]]:
+    """Return the endless loader of training batches, each a list of mapped samples.
+
+    Annotations are left out of what the workers hold: the mapper reads the label maps, and
+    unpickling 2,000 RLEs a sample would cost more than decoding the image.
+
+    Args:
+        dicts: Detectron2 dicts.
+        mapper: called with a dict and a position in the stream.
+        sampler: yields the batches' (index, position).
+        num_workers: processes that map samples; 0 maps them in this one.
+        pin_memory: see ``torch.utils.data.DataLoader``.
+    """
+    light = [{k: v for k, v in d.items() if k != "annotations"} for d in dicts]
+    return DataLoader(
+        MappedStream(light, mapper),
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=list,
+        pin_memory=pin_memory,
+        worker_init_fn=_single_threaded,
+        # A generator of its own, so that starting the loader does not move the model's numbers.
+        generator=torch.Generator(),
+    )
+
+
+def _single_threaded(worker: int) -> None:
+    # The workers are the parallelism; OpenCV would start a thread per core in each.
+    cv2.setNumThreads(0)

@@ -1,0 +1,84 @@
+"""What stands before a run: the data sets of a config, registered and split."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..data import load_cell_dicts, register_cell_dataset
+from ..data.split import split_dicts
+from ..errors import CellDataError
+from ..visualization.colors import class_colors
+
+logger = logging.getLogger(__name__)
+
+Dicts = list[dict[str, Any]]
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register ``cells_train``, ``cells_val``, ``cells_trainval`` and ``cells_test``.
+
+    Nothing is read until a data set is asked for; then the root is parsed once for all of them.
+
+    Args:
+        cfg: reads ``DATASETS.CELL``, ``INPUT.CELL.MAX_PIXELS`` and ``OUTPUT_DIR``.
+
+    Raises:
+        CellDataError: where ``DATASETS.CELL.ROOT`` is not a folder.
+    """
+    cell = cfg.DATASETS.CELL
+    if not cell.ROOT or not Path(cell.ROOT).is_dir():
+        raise CellDataError(
+            cell.ROOT or '""',
+            "no such folder" if cell.ROOT else "no folder",
+            "the data set's folder in DATASETS.CELL.ROOT",
+            "add DATASETS.CELL.ROOT /path/to/folder to the command, or set it in the config",
+        )
+    options: dict[str, Any] = {
+        "num_classes": len(cell.CLASS_NAMES),
+        "max_pixels": cfg.INPUT.CELL.MAX_PIXELS,
+    }
+
+    @functools.cache
+    def all_annotated() -> Dicts:
+        return load_cell_dicts(
+            cell.ROOT,
+            cell.INSTANCES,
+            cell.MIN_AREA,
+            cache_dir=cell.CACHE_DIR or Path(cfg.OUTPUT_DIR) / "annotation_cache",
+            **options,
+        )
+
+    @functools.cache
+    def split() -> tuple[Dicts, Dicts]:
+        return split_dicts(
+            all_annotated(),
+            fraction=cell.VAL_FRACTION,
+            seed=cell.SPLIT_SEED,
+            names=list(cell.VAL_NAMES),
+            group_pattern=cell.GROUP_PATTERN,
+        )
+
+    @functools.cache
+    def test() -> Dicts:
+        return load_cell_dicts(cell.ROOT, split="test", **options)
+
+    loaders: dict[str, Callable[[], Dicts]] = {
+        "cells_train": lambda: split()[0],
+        "cells_val": lambda: split()[1],
+        "cells_trainval": all_annotated,
+        "cells_test": test,
+    }
+    for name, dicts in loaders.items():
+        register_cell_dataset(
+            name,
+            cell.ROOT,
+            class_names=cell.CLASS_NAMES,
+            class_colors=class_colors(len(cell.CLASS_NAMES)),
+            dicts=dicts,
+        )

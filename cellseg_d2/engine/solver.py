@@ -1,0 +1,108 @@
+"""Optimizer, learning-rate schedule and epochs, from a config."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import build_lr_scheduler as build_upstream_lr_scheduler
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
+from fvcore.common.param_scheduler import CosineParamScheduler
+
+from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+FULL_MODEL = "full_model"
+"""``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` that clips the norm of all gradients together."""
+
+
+def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Build SGD, Adam or AdamW; norm layers get ``SOLVER.WEIGHT_DECAY_NORM``.
+
+    ``CLIP_TYPE`` "value" and "norm" clip each parameter inside the optimizer, as upstream;
+    "full_model" is done by the training step.
+
+    Raises:
+        ConfigError: for an unknown ``SOLVER.OPTIMIZER``.
+    """
+    solver = cfg.SOLVER
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
+        "Adam": (torch.optim.Adam, {"betas": tuple(solver.BETAS)}),
+        "AdamW": (torch.optim.AdamW, {"betas": tuple(solver.BETAS)}),
+    }
+    if solver.OPTIMIZER not in kinds:
+        raise ConfigError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; known: {', '.join(kinds)}")
+    kind, arguments = kinds[solver.OPTIMIZER]
+    if solver.CLIP_GRADIENTS.ENABLED and solver.CLIP_GRADIENTS.CLIP_TYPE != FULL_MODEL:
+        kind = maybe_add_gradient_clipping(cfg, kind)
+    parameters = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
+    return kind(parameters, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **arguments)
+
+
+def build_lr_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Build the schedule; "WarmupCosineLR" ends at ``SOLVER.MIN_LR`` (upstream's ends at 0)."""
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupCosineLR":
+        return build_upstream_lr_scheduler(cfg, optimizer)
+    if not 0 <= solver.MIN_LR <= solver.BASE_LR:
+        raise ConfigError(
+            f"SOLVER.MIN_LR is {solver.MIN_LR}; it lies between 0 and BASE_LR, {solver.BASE_LR}"
+        )
+    schedule = WarmupParamScheduler(
+        CosineParamScheduler(1.0, solver.MIN_LR / solver.BASE_LR),
+        solver.WARMUP_FACTOR,
+        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
+        solver.WARMUP_METHOD,
+    )
+    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
+
+
+def epochs_to_iterations(cfg: CfgNode, num_images: int) -> CfgNode:
+    """Return the config with its epochs turned into iterations, where it counts in epochs.
+
+    An epoch is ``ceil(num_images / IMS_PER_BATCH)`` iterations. ``MAX_ITER``, ``CHECKPOINT_PERIOD``
+    and ``TEST.EVAL_PERIOD`` are set from ``MAX_EPOCHS``, ``CHECKPOINT_EPOCHS`` and ``EVAL_EPOCHS``.
+
+    Args:
+        cfg: not changed.
+        num_images: images in the training set.
+    """
+    if cfg.SOLVER.MAX_EPOCHS <= 0:
+        return cfg
+    frozen, cfg = cfg.is_frozen(), cfg.clone()
+    cfg.defrost()
+    per_epoch = iterations_per_epoch(cfg, num_images)
+    cfg.SOLVER.MAX_ITER = cfg.SOLVER.MAX_EPOCHS * per_epoch
+    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SOLVER.CHECKPOINT_EPOCHS * per_epoch or cfg.SOLVER.MAX_ITER
+    cfg.TEST.EVAL_PERIOD = cfg.TEST.EVAL_EPOCHS * per_epoch
+    logger.info(
+        "%d epochs of %d iterations (%d images, batch %d): %d iterations",
+        cfg.SOLVER.MAX_EPOCHS,
+        per_epoch,
+        num_images,
+        cfg.SOLVER.IMS_PER_BATCH,
+        cfg.SOLVER.MAX_ITER,
+    )
+    if frozen:
+        cfg.freeze()
+    return cfg
+
+
+def iterations_per_epoch(cfg: CfgNode, num_images: int) -> int:
+    """Iterations in which the training set is seen once."""
+    return math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH)

@@ -1,0 +1,211 @@
+"""The trainer: Detectron2's, on a stream of batches that resumes by position."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+from ..data import CellDatasetMapper
+from ..data.loader import StreamSampler, build_stream_loader
+from ..errors import CellDataError
+from ..evaluation import CellEvaluator
+from .solver import (
+    FULL_MODEL,
+    build_lr_scheduler,
+    build_optimizer,
+    epochs_to_iterations,
+    iterations_per_epoch,
+)
+from .train_step import TrainStep, use_amp
+
+logger = logging.getLogger(__name__)
+
+
+class CellTrainer(DefaultTrainer):
+    """``DefaultTrainer`` for cells.
+
+    Compared with upstream: batches come from a ``StreamSampler``; training may be counted in
+    epochs; SGD, Adam and AdamW, cosine to a floor, total-norm clipping; AMP turns itself off
+    without CUDA; ``--resume`` restores the optimizer too (0.6 does not); COCO evaluation is built
+    in.
+
+    Args:
+        cfg: complete (``load_config``) and with its data sets registered.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # Not DefaultTrainer's: it fixes the kind of step and starts the loader before it is known
+        # where in the stream to start.
+        super(DefaultTrainer, self).__init__()
+        self.sampler = self.build_sampler(cfg)
+        cfg = epochs_to_iterations(cfg, self.sampler.size)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        total_norm = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
+        self._trainer = TrainStep(
+            create_ddp_model(model, broadcast_buffers=False),
+            self.build_train_loader(cfg, self.sampler),
+            optimizer,
+            amp=use_amp(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE),
+            max_norm=clip.CLIP_VALUE if total_norm else 0.0,
+            norm_type=clip.NORM_TYPE,
+            seed=cfg.SEED,
+            rank=comm.get_rank(),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.iterations_per_epoch = iterations_per_epoch(cfg, self.sampler.size)
+        self.cfg = cfg
+        self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_sampler(cls, cfg: CfgNode) -> StreamSampler:
+        """Return the stream of positions over the images of ``DATASETS.TRAIN``."""
+        return StreamSampler(
+            len(_dicts(cfg.DATASETS.TRAIN)),
+            cfg.SOLVER.IMS_PER_BATCH,
+            cfg.SEED,
+            rank=comm.get_rank(),
+            world_size=comm.get_world_size(),
+        )
+
+    @classmethod
+    def build_train_loader(
+        cls, cfg: CfgNode, sampler: StreamSampler | None = None
+    ) -> DataLoader[list[Any]]:
+        """Return the endless loader of training batches."""
+        return build_stream_loader(
+            _dicts(cfg.DATASETS.TRAIN),
+            CellDatasetMapper(cfg, is_train=True),
+            sampler or cls.build_sampler(cfg),
+            cfg.DATALOADER.NUM_WORKERS,
+            pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[list[Any]]:
+        """Return the loader of one data set's images, each once, in order."""
+        return build_detection_test_loader(
+            [{k: v for k, v in d.items() if k != "annotations"} for d in _dicts([dataset_name])],
+            mapper=CellDatasetMapper(cfg, is_train=False),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CellEvaluator:
+        """Return the COCO evaluator, with the detection cap of the config."""
+        return CellEvaluator(
+            dataset_name,
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+            tasks=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
+        )
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """See ``engine.solver.build_optimizer``."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """See ``engine.solver.build_lr_scheduler``."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    def build_hooks(self) -> list[hooks.HookBase | None]:
+        """Return the hooks in the order they run: timing, schedule, checkpoint, evaluation, log."""
+
+        def evaluate() -> OrderedDict[str, Any]:
+            self._last_eval_results = self.test(self.cfg, self.model)
+            return self._last_eval_results
+
+        main = comm.is_main_process()
+        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            hooks.PeriodicCheckpointer(self.checkpointer, period) if main else None,
+            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate),
+            hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
+        ]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the output folder's last checkpoint, or load ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: whether to look for a checkpoint.
+
+        Raises:
+            CellDataError: where the weights file is missing.
+        """
+        if not (resume and self.checkpointer.has_checkpoint()):
+            check_weights(self.cfg.MODEL.WEIGHTS)
+        super().resume_or_load(resume)
+        self.sampler.start = self.start_iter
+
+    def train(self) -> OrderedDict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            The scores of the last evaluation, on the main process; elsewhere an empty dict.
+        """
+        super().train()
+        return self._last_eval_results
+
+    def run_step(self) -> None:
+        """Run one iteration, and log which epoch it belongs to."""
+        super().run_step()
+        epoch = (self.iter + 1) / self.iterations_per_epoch
+        self.storage.put_scalar("epoch", epoch, smoothing_hint=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the model."""
+        return {**super().state_dict(), "step": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["step"])
+
+
+def check_weights(path: str) -> None:
+    """Refuse a weights file that is not there, before anything is built or trained.
+
+    Args:
+        path: ``MODEL.WEIGHTS``; "" trains from scratch. A path with ``://`` is left to iopath,
+            which downloads it.
+
+    Raises:
+        CellDataError: where there is no such file.
+    """
+    if path and "://" not in path and not Path(path).is_file():
+        raise CellDataError(
+            path,
+            "no such file",
+            "the weights named by MODEL.WEIGHTS",
+            'put the file there, or train from scratch with MODEL.WEIGHTS ""',
+        )
+
+
+def _dicts(names: list[str] | tuple[str, ...]) -> list[dict[str, Any]]:
+    dicts = [d for name in names for d in DatasetCatalog.get(name)]
+    if not dicts:
+        raise ValueError(f"no images in {', '.join(names) or 'an empty list of data sets'}")
+    return dicts

@@ -1,0 +1,1 @@
+"""Predictions to files, and the checks of such files."""

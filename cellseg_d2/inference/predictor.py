@@ -1,0 +1,71 @@
+"""From an image array to its cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+
+from ..data.augmentation import build_augmentations
+from ..engine.train_step import use_amp
+from ..engine.trainer import check_weights
+from ..errors import CellDataError
+
+
+class CellPredictor:
+    """A model with its weights, applied to one image at a time.
+
+    It takes RGB whatever the model was trained on; ``INPUT.FORMAT`` says what the model gets. The
+    image is resized as ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST`` say, the answer is in the
+    coordinates of the image given.
+
+    Args:
+        cfg: with ``MODEL.WEIGHTS``; not changed.
+
+    Raises:
+        CellDataError: where the weights are not given or not there.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        if not cfg.MODEL.WEIGHTS:
+            raise CellDataError(
+                "MODEL.WEIGHTS",
+                "nothing",
+                "a trained model's weights",
+                "add MODEL.WEIGHTS path/to/model_final.pth to the command",
+            )
+        check_weights(cfg.MODEL.WEIGHTS)
+        self.cfg = cfg.clone()
+        self.model = build_model(self.cfg).eval()
+        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        self.augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
+        self.amp = use_amp(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE)
+
+    def __call__(self, image: np.ndarray) -> dict[str, Any]:
+        """Find the cells of one image.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+
+        Returns:
+            ``{"instances": Instances}`` as ``DefaultPredictor`` answers, with ``pred_boxes``
+            (XYXY, pixels of ``image``), ``scores`` in [0, 1], ``pred_classes`` from 0, and
+            ``pred_masks`` (``RLEMasks``), best score first.
+
+        Raises:
+            ValueError: for an array of another shape or type.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"expected (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        sample = T.AugInput(image)
+        self.augmentations(sample)
+        array = sample.image if self.cfg.INPUT.FORMAT == "RGB" else sample.image[:, :, ::-1]
+        tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+        height, width = image.shape[:2]
+        with torch.no_grad(), torch.autocast("cuda", enabled=self.amp):
+            return self.model([{"image": tensor, "height": height, "width": width}])[0]

@@ -1,0 +1,203 @@
+"""Training curves from the `metrics.json` of one or several runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from .metrics import Series, read_metrics
+from .png import save_png
+
+_DPI = 130
+_PANEL_SIZE = (6.4, 3.7)  # inches
+# Okabe & Ito's colours (2008), which stay apart for colour-blind readers; no yellow on white.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8A5FBF")
+# Told apart without colour: one for each run where colours say which metric it is.
+_STYLES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+_AP = re.compile(r"(?:.*/)?segm/(AP|AP50|AP75)")
+_CLASS_AP = re.compile(r"(?:.*/)?segm/AP-(.+)")
+_VALIDATION_TOTAL = re.compile(r"val/total_loss")
+_COMPONENT = re.compile(r"(loss_\w+)")
+
+Runs = Mapping[str, Mapping[str, Series]]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of a panel: the metric's name as shown, and its points."""
+
+    name: str
+    series: Series
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One plot: which metrics it shows, and how."""
+
+    title: str
+    unit: str
+    lines: Callable[[Mapping[str, Series]], list[_Line]]
+    # Colours tell the runs apart and line styles the metrics, or the other way round.
+    color_by_run: bool = False
+    # Measured a few times only: the points are marked.
+    sparse: bool = False
+
+
+def plot_metrics(
+    metrics_json_paths: Mapping[str, str | PathLike[str]], output_png: str | PathLike[str]
+) -> Path:
+    """Draws a training's curves: losses, learning rate, and AP where there was an evaluation.
+
+    Panels without data are left out. Iterations run along the bottom; where every run logged
+    `epoch` at one rate, epochs run along the top.
+
+    Args:
+        metrics_json_paths: {label of a run: its `metrics.json`}, at least one.
+        output_png: the picture.
+
+    Returns:
+        the picture's path.
+
+    Raises:
+        CellDataError: a file cannot be read or holds no metric.
+        ValueError: there is no run, or no run has a metric that is plotted.
+        OSError: the picture cannot be written.
+    """
+    runs = {label: read_metrics(path) for label, path in metrics_json_paths.items()}
+    panels = [panel for panel in _PANELS if any(panel.lines(metrics) for metrics in runs.values())]
+    if not panels:
+        raise ValueError("there is no loss, learning rate or AP to plot")
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    # A figure of its own: pyplot would keep global state and choose a backend.
+    figure = Figure((_PANEL_SIZE[0] * columns, _PANEL_SIZE[1] * rows), _DPI, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[call-arg, union-attr]
+    epoch_length = _iterations_per_epoch(runs)
+    end = max(int(series.iterations[-1]) for run in runs.values() for series in run.values())
+    for index, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        _draw_panel(axes, panel, runs)
+        axes.set_xlim(0, 1.02 * (end + 1))
+        if epoch_length:
+            _add_epochs(axes, epoch_length)
+    canvas.draw()
+    return save_png(output_png, np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
+
+
+def _total(metrics: Mapping[str, Series]) -> list[_Line]:
+    named = (("training", re.compile("total_loss")), ("validation", _VALIDATION_TOTAL))
+    return [
+        _Line(name, series)
+        for name, pattern in named
+        for key, series in metrics.items()
+        if pattern.fullmatch(key)
+    ]
+
+
+def _matching(pattern: re.Pattern[str]) -> Callable[[Mapping[str, Series]], list[_Line]]:
+    """The metrics whose whole name fits, called by the pattern's first group."""
+
+    def lines(metrics: Mapping[str, Series]) -> list[_Line]:
+        found = ((pattern.fullmatch(key), series) for key, series in metrics.items())
+        return [_Line(match[1], series) for match, series in found if match]
+
+    return lines
+
+
+_PANELS = (
+    _Panel("Total loss", "loss", _total, color_by_run=True),
+    _Panel("Training loss by part", "loss", _matching(_COMPONENT)),
+    _Panel("Learning rate", "rate", _matching(re.compile("(lr)")), color_by_run=True),
+    _Panel("Mask AP, validation", "percent", _matching(_AP), sparse=True),
+    _Panel("Mask AP by class, validation", "percent", _matching(_CLASS_AP), sparse=True),
+)
+
+
+def _draw_panel(axes: Axes, panel: _Panel, runs: Runs) -> None:
+    lines = {label: panel.lines(metrics) for label, metrics in runs.items()}
+    names = list(dict.fromkeys(line.name for found in lines.values() for line in found))
+    for number, (label, found) in enumerate(lines.items()):
+        for line in found:
+            tint, dash = names.index(line.name), number
+            if panel.color_by_run:
+                tint, dash = dash, tint
+            axes.plot(
+                line.series.iterations,
+                line.series.values,
+                color=_COLORS[tint % len(_COLORS)],
+                linestyle=_STYLES[dash % len(_STYLES)],
+                linewidth=1.5,
+                marker=_MARKERS[number % len(_MARKERS)] if _few(panel, line.series) else None,
+                markersize=4,
+                label=_entry(label, line.name, len(runs), len(names)),
+            )
+    axes.set_title(panel.title, fontsize=11, fontweight="bold")
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(panel.unit)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["right"]].set_visible(False)
+    axes.set_ylim(bottom=0)
+    if panel.unit == "percent":
+        axes.set_ylim(0, min(100.0, axes.get_ylim()[1]))
+    # matplotlib would put a common power of ten where the epochs are.
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    handles, texts = axes.get_legend_handles_labels()
+    if len(texts) > 1:
+        axes.legend(handles, texts, fontsize=8, framealpha=0.85, ncols=1 + (len(texts) > 6))
+
+
+def _few(panel: _Panel, series: Series) -> bool:
+    return panel.sparse and len(series.iterations) <= 60 or len(series.iterations) == 1
+
+
+def _entry(run: str, metric: str, num_runs: int, num_metrics: int) -> str:
+    entry = metric if num_runs == 1 else run if num_metrics == 1 else f"{run}: {metric}"
+    return entry.replace("$", r"\$")  # a dollar sign would begin a formula
+
+
+def _iterations_per_epoch(runs: Runs) -> float | None:
+    """The common rate of all runs; None where one has no epochs or they differ."""
+    rates = []
+    for metrics in runs.values():
+        epochs = metrics.get("epoch")
+        if epochs is None:
+            return None
+        usable = epochs.values > 0
+        if not usable.any():
+            return None
+        # Iterations count from 0: after iteration i, i + 1 of them are done.
+        rates.append(float(np.median((epochs.iterations + 1)[usable] / epochs.values[usable])))
+    same = max(rates) <= 1.01 * min(rates)
+    return rates[0] if same and np.isfinite(rates[0]) else None
+
+
+def _add_epochs(axes: Axes, epoch_length: float) -> None:
+    def to_epoch(iteration: ArrayLike) -> NDArray[np.float64]:
+        return (np.asarray(iteration, np.float64) + 1) / epoch_length
+
+    def to_iteration(epoch: ArrayLike) -> NDArray[np.float64]:
+        return np.asarray(epoch, np.float64) * epoch_length - 1
+
+    top = axes.secondary_xaxis("top", functions=(to_epoch, to_iteration))
+    top.set_xlabel("epoch", fontsize=9)
+    top.xaxis.set_major_locator(_epoch_locator(axes, epoch_length))
+    top.tick_params(labelsize=8)
+
+
+def _epoch_locator(axes: Axes, epoch_length: float) -> MaxNLocator:
+    whole = axes.get_xlim()[1] >= 2 * epoch_length
+    return MaxNLocator(steps=[1, 2, 5, 10], integer=whole)

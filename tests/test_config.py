@@ -1,0 +1,145 @@
+"""Loading of configs, and every file in configs/: it merges, builds, takes a step and predicts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+
+from cellseg_d2 import ConfigError, load_config
+from cellseg_d2.data.dataset_mapper import build_instances
+from cellseg_d2.structures import RLEMasks
+
+CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
+
+
+def test_there_are_configs() -> None:
+    assert {"Base-CellSeg", "mask_rcnn_R_50_FPN", "mask_rcnn_R_18_FPN_small"} <= {
+        path.stem for path in CONFIGS
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_merges_freezes_and_survives_being_saved(path: Path, tmp_path: Path) -> None:
+    cfg = load_config(path)
+    cfg.freeze()
+    saved = tmp_path / "config.yaml"
+    saved.write_text(cfg.dump())
+    assert yaml.safe_load(load_config(saved).dump()) == yaml.safe_load(cfg.dump())
+
+
+def small(cfg: CfgNode) -> CfgNode:
+    """The same model, narrow, and from scratch."""
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 50
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 50
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    return cfg
+
+
+def sample(cfg: CfgNode, seed: int = 0) -> dict:
+    labels = np.zeros((64, 80), np.int32)
+    labels[5:20, 5:25] = 1
+    labels[30:50, 40:70] = 9
+    instances: Instances = build_instances([labels], [0], {0: np.array([1, 9])}, (64, 80))
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 255, (3, 64, 80), dtype=torch.uint8, generator=generator)
+    return {"image": image, "instances": instances, "height": 64, "width": 80}
+
+
+def empty(cfg: CfgNode) -> dict:
+    return sample(cfg, 1) | {"instances": build_instances([], [], {}, (64, 80))}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_trains_a_step_and_predicts(path: Path) -> None:
+    cfg = small(load_config(path))
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with EventStorage():
+        losses = model([sample(cfg), empty(cfg)])
+    total = sum(losses.values())
+    assert torch.isfinite(total) and "loss_mask" in losses
+    total.backward()
+    untouched = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not untouched
+    with torch.no_grad():
+        (answer,) = model.eval()([{"image": sample(cfg)["image"], "height": 128, "width": 160}])
+    instances = answer["instances"]
+    assert isinstance(instances.pred_masks, RLEMasks)
+    assert instances.image_size == instances.pred_masks.image_size == (128, 160)
+    assert len(instances) > 0
+
+
+def test_one_number_caps_the_detections(caplog) -> None:
+    with caplog.at_level(logging.INFO):
+        cfg = load_config(options=["TEST.DETECTIONS_PER_IMAGE", "3000"])
+    assert cfg.MODEL.RPN.POST_NMS_TOPK_TEST == 3000
+    assert cfg.MODEL.RPN.PRE_NMS_TOPK_TEST >= 3000
+    assert "POST_NMS_TOPK_TEST" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "CLASS_NAMES names 4.*NUM_CLASSES is 3"),
+        (["INPUT.CELL.CHANNEL_ORDER", "GBR"], "CHANNEL_ORDER is 'GBR'"),
+        (["INPUT.FORMAT", "YUV"], "INPUT.FORMAT is 'YUV'"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(options=options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["INPUT.CELL.RECIPES", "none"], "RECIPES"),
+        (["INPUT.CELL.RECIPE"], "INPUT.CELL.RECIPE"),
+        (["SOLVER.MAX_ITER", "many"], "MAX_ITER"),
+    ],
+)
+def test_options_that_are_no_keys_and_values_are_refused(options: list, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(options=options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("MODEL:\n  SIZE: 3\n", "SIZE"), ("MODEL: [\n", "line"), ("- 1\n", "list"), (None, "no such")],
+)
+def test_files_that_are_no_config_are_refused(text: str | None, message: str, tmp_path) -> None:
+    path = tmp_path / "bad.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=f"(?s)bad.yaml.*{message}"):
+        load_config(path)
+
+
+def test_a_config_cannot_run_code(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    marker = tmp_path / "ran"
+    path.write_text(f'OUTPUT_DIR: !!python/object/apply:os.system ["touch {marker}"]\n')
+    with pytest.raises(ConfigError, match="evil.yaml"):
+        load_config(path)
+    assert not marker.exists()
+
+
+def test_the_device_falls_back_to_the_cpu(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert load_config(options=["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
+    assert "CUDA is not available" in caplog.text

@@ -1,0 +1,131 @@
+"""The two scripts end to end, on a data set in the released layout, and their exit statuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import predict
+import train_net
+from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset
+from cellseg_d2.export.submission_check import check_submission
+
+TINY = [
+    *("MODEL.FPN.OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", "16", "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "100"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "50", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16"),
+    *("INPUT.CROP.SIZE", "[64, 64]", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2"),
+    *("DATALOADER.NUM_WORKERS", "0", "INPUT.CELL.CHANNEL_ORDER", "BGR"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "20"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic") / "data"
+    write_dataset(folder, SyntheticParameters(train=4, test=2, size=(64, 80), cells=(4, 8)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, repository: Path, tmp_path_factory) -> Path:
+    """The output folder of a short training."""
+    output = tmp_path_factory.mktemp("run")
+    config = repository / "configs" / "mask_rcnn_R_18_FPN_small.yaml"
+    options = ["DATASETS.CELL.ROOT", str(data), "OUTPUT_DIR", str(output), *TINY]
+    assert train_net.run(["--config-file", str(config), *options]) == 0
+    return output
+
+
+@pytest.mark.slow
+def test_training_ends_with_the_table(run: Path, data: Path, capsys) -> None:
+    weights = str(run / "model_final.pth")
+    status = train_net.run(
+        ["--config-file", str(run / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", weights]
+    )
+    assert status == 0
+    tail = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert [line.split(":")[0] for line in tail] == ["segm AP", "segm AP50", "segm AP75"]
+    scores = [line.split(": ")[1] for line in tail]
+    last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
+    assert scores[1] == f"{last['segm/AP50']:.1f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_map", [True, False])
+def test_prediction_writes_a_valid_submission(
+    run: Path, data: Path, tmp_path: Path, with_map: bool
+) -> None:
+    id_map = data / "test_image_name_to_ids.json"
+    arguments = ["--config-file", str(run / "config.yaml"), "--input", str(data / "test_release")]
+    arguments += ["--output", str(tmp_path), "--overlay"]
+    arguments += ["--id-map", str(id_map)] if with_map else []
+    assert predict.run([*arguments, "MODEL.WEIGHTS", str(run / "model_final.pth")]) == 0
+    checks = {"id_map": id_map} if with_map else {}
+    report = check_submission(
+        tmp_path / "test-results.zip", images=data / "test_release", require_all=True, **checks
+    )
+    assert not report.faults
+    assert report.total > 0
+    names = sorted(p.stem for p in (data / "test_release").glob("*.tif"))
+    assert sorted(p.stem for p in (tmp_path / "overlays").glob("*.png")) == names
+    ids = {e["id"] for e in json.loads(id_map.read_text())}
+    entries = json.loads((tmp_path / "test-results.json").read_text())
+    assert {e["image_id"] for e in entries} <= (ids if with_map else {1, 2})
+    scores = np.array([e["score"] for e in entries])
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--config-file", "no.yaml"], 2, "no.yaml: no such file"),
+        (["SOLVER.MAX_ITERS", "3"], 2, "MAX_ITERS"),
+        (["DATASETS.CELL.ROOT", "/no/such/folder"], 1, "/no/such/folder"),
+        ([], 1, "DATASETS.CELL.ROOT"),
+    ],
+)
+def test_training_refuses_with_one_line(options, status, message, capsys) -> None:
+    assert train_net.run(options) == status
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "message"),
+    [
+        ({"--config-file": "no.yaml"}, 2, "no.yaml"),
+        ({"--input": "nowhere"}, 1, "nowhere"),
+        ({"--id-map": "no.json"}, 1, "no.json"),
+        ({}, 1, "MODEL.WEIGHTS"),
+    ],
+)
+def test_prediction_refuses_with_one_line(
+    data: Path, repository: Path, tmp_path: Path, changes, status, message, capsys
+) -> None:
+    values = {
+        "--config-file": str(repository / "configs" / "mask_rcnn_R_18_FPN_small.yaml"),
+        "--input": str(data / "test_release"),
+        "--output": str(tmp_path / "out"),
+    } | changes
+    assert predict.run([word for pair in values.items() for word in pair]) == status
+    error = capsys.readouterr().err
+    assert "error: " in error and message in error and "Traceback" not in error
+    assert not list((tmp_path / "out").glob("test-results*"))
+
+
+@pytest.mark.parametrize("script", [train_net.run, predict.run])
+def test_wrong_usage_exits_with_2(script) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script(["--no-such-option"] if script is predict.run else ["--num-gpus", "many"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["train_net", "predict"])
+def test_every_script_has_help(name: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        {"train_net": train_net.run, "predict": predict.run}[name](["-h"])
+    assert stop.value.code == 0 and "--config-file" in capsys.readouterr().out

@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""Measure the program against named references: ratios of medians, results asserted equal."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from benchmarks import mapper, structures
+from tabulate import tabulate
+
+PARTS = {"structures": structures.run, "mapper": mapper.run}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all without one"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of PyTorch, for both sides (default 1: on a shared machine more threads wait)",
+    )
+    options = parser.parse_args(arguments)
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(options.threads)
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, NumPy {np.__version__}"
+    )
+    rows = []
+    for part in options.parts or PARTS:
+        for result in PARTS[part]():
+            limit = ("at most " if result.at_most else "at least ") + f"{result.goal:g}"
+            rows.append(
+                [
+                    result.name,
+                    result.reference,
+                    f"{1e3 * result.reference_seconds:.1f}",
+                    f"{1e3 * result.our_seconds:.2f}",
+                    f"{result.ratio:.2f}" if result.at_most else f"{result.ratio:.0f}",
+                    limit + ("" if result.reached else "  MISSED"),
+                    f"{result.reference_memory:.0f}",
+                    f"{result.our_memory:.0f}",
+                ]
+            )
+    header = [
+        "what",
+        "against",
+        "its ms",
+        "our ms",
+        "ratio",
+        "goal",
+        "its peak MiB",
+        "our peak MiB",
+    ]
+    print(tabulate(rows, header, disable_numparse=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

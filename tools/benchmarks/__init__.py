@@ -1,0 +1,1 @@
+"""The measurements that ``tools/benchmark.py`` runs, one module per part of the package."""

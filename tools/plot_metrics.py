@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Plot the losses, learning rate and AP of one or several trainings into one PNG."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellseg_d2.errors import CellDataError
+from cellseg_d2.visualization.curves import plot_metrics
+
+METRICS_FILE = "metrics.json"
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; argparse ends the process with status 2 for wrong usage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help=f"output folder of a training, or its {METRICS_FILE}",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the PNG")
+    return parser.parse_args(arguments)
+
+
+def label_runs(runs: Sequence[Path]) -> dict[str, Path]:
+    """Name each run by its folder, or by its whole path where folders have one name.
+
+    Args:
+        runs: folders, or files in them.
+
+    Returns:
+        {label: metrics file}.
+    """
+    files = [run if run.is_file() else run / METRICS_FILE for run in runs]
+    names = [file.resolve().parent.name for file in files]
+    return {
+        (name if names.count(name) == 1 else str(file)): file
+        for name, file in zip(names, files, strict=True)
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    args = parse_args(arguments)
+    try:
+        print(plot_metrics(label_runs(args.runs), args.output))
+    except (CellDataError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
