@@ -41,12 +41,28 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overlay", action="store_true", help="draw the cells, to OUTPUT/overlays/<name>.png"
     )
+    parser.add_argument(
+        "--overlay-threshold",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="cells of a lower score are submitted but not drawn (default 0.5)",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
     return parser.parse_args(arguments)
 
 
-def predict(cfg: CfgNode, dicts: list[dict[str, Any]], overlays: Path | None) -> Iterator[list]:
-    """Yield each image's entries of the submission, and draw its overlay where asked to."""
+def predict(
+    cfg: CfgNode, dicts: list[dict[str, Any]], overlays: Path | None, threshold: float
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield each image's entries of the submission, and draw its overlay where asked to.
+
+    Args:
+        cfg: of the model, with its weights.
+        dicts: the images.
+        overlays: folder of the pictures; None for none.
+        threshold: score from which a cell is drawn.
+    """
     predictor = CellPredictor(cfg)
     for item in tqdm(dicts, unit="image", disable=None):
         image = read_image(
@@ -58,7 +74,8 @@ def predict(cfg: CfgNode, dicts: list[dict[str, Any]], overlays: Path | None) ->
         instances = predictor(image)["instances"].to("cpu")
         if overlays is not None:
             path = overlays / f"{image_name(item['file_name'])}.png"
-            save_prediction_overlay(path, image, instances, cfg.DATASETS.CELL.CLASS_NAMES)
+            drawn = instances[instances.scores >= threshold]
+            save_prediction_overlay(path, image, drawn, cfg.DATASETS.CELL.CLASS_NAMES)
         yield instances_to_entries(instances, item["image_id"])
 
 
@@ -71,7 +88,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         id_map = read_id_map(args.id_map) if args.id_map else None
         dicts = load_image_dicts(find_images(args.input), id_map)
         overlays = args.output / "overlays" if args.overlay else None
-        written = write_submission(predict(cfg, dicts, overlays), args.output)
+        written = write_submission(
+            predict(cfg, dicts, overlays, args.overlay_threshold), args.output
+        )
     except CellDataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

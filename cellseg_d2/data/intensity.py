@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import tifffile
 
-from cellseg_d2.errors import CellDataError
+from ..errors import CellDataError
+from .notices import log_once
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,15 @@ def stated_range(
             low, high = min(lows), max(highs)
             if low < high and math.isfinite(high - low):
                 return low, high, name
-            logger.warning("%s: ignoring %s of %s to %s", page.parent.filename, name, low, high)
+            log_once(
+                logger,
+                logging.WARNING,
+                page.parent.filename,
+                "ignoring %s of %s to %s",
+                name,
+                low,
+                high,
+            )
     bits = page.bitspersample
     assert page.dtype is not None  # refused before
     if page.dtype.kind in "bu" and bits not in (8, 16, 32, 64):
@@ -93,7 +102,16 @@ def to_uint8(
         low, high, source = 0.0, 1.0 if maximum <= 1 else 255.0, "the convention for floats"
     else:
         low, high, source = minimum, maximum, "the measured range"
-    logger.info("%s: %s scaled from %g..%g (%s) to 0..255", path, image.dtype, low, high, source)
+    log_once(
+        logger,
+        logging.INFO,
+        path,
+        "%s scaled from %g..%g (%s) to 0..255",
+        image.dtype,
+        low,
+        high,
+        source,
+    )
 
     if image.dtype.kind in "iu" and image.dtype.itemsize <= 2:
         # Every value's level once, then one gather: 5 times as fast as arithmetic per pixel.

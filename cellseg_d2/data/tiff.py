@@ -14,16 +14,17 @@ import os
 import cv2
 import numpy as np
 
-from cellseg_d2.data.intensity import stated_range, to_uint8
-from cellseg_d2.data.tiff_blocks import JPEG, decode_blocks
-from cellseg_d2.data.tiff_structure import (
+from ..errors import CellDataError
+from .intensity import stated_range, to_uint8
+from .notices import log_once
+from .tiff_blocks import JPEG, decode_blocks
+from .tiff_structure import (
     FirstPage,
     check_geometry,
     check_ome_xml,
     open_first_page,
     tag_name,
 )
-from cellseg_d2.errors import CellDataError
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,13 @@ def read_image(
         channels = _color_channels(first)
         significant_bits = check_ome_xml(first)
         if first.num_pages > 1:
-            logger.warning("%s: reading the first of %d pages", first.path, first.num_pages)
+            log_once(
+                logger,
+                logging.WARNING,
+                first.path,
+                "reading the first of %d pages",
+                first.num_pages,
+            )
         samples = _read_samples(first, channels)
         if first.page.photometric == _PALETTE:
             samples = _apply_palette(first, samples)
@@ -176,13 +183,15 @@ def _color_channels(first: FirstPage) -> int:
     )
     if color and samples in (3, 4):
         if photometric == _BLACK_IS_ZERO:
-            logger.warning("%s: %d grey samples are read as RGB", first.path, samples)
+            log_once(
+                logger, logging.WARNING, first.path, "%d grey samples are read as RGB", samples
+            )
         # The colour conversion of JPEG is switched off by a fourth sample.
         if not (photometric == _YCBCR and samples == 4):
             return 3
     if photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE) and samples in (1, 2):
         if samples == 2 and not set(page.extrasamples) & set(_ALPHA):
-            logger.warning("%s: the second sample is ignored as alpha", first.path)
+            log_once(logger, logging.WARNING, first.path, "the second sample is ignored as alpha")
         return 1
     raise CellDataError(
         first.path,

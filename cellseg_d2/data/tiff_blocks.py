@@ -14,14 +14,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cellseg_d2.data.tiff_structure import (
+from ..errors import CellDataError
+from .tiff_structure import (
     ADVICE_DAMAGED,
     HAVE_IMAGECODECS,
     FirstPage,
     tag_name,
     truncated,
 )
-from cellseg_d2.errors import CellDataError
 
 NO_COMPRESSION, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 COMPRESSIONS = {

@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from cellseg_d2.errors import CellDataError
+from ..errors import CellDataError
 
 try:
     import imagecodecs  # noqa: F401

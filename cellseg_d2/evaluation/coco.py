@@ -65,7 +65,7 @@ def coco_scores(
     results = [{k: v for k, v in p.items() if k != unused} for p in predictions]
     gt = COCO(ground_truth)
     if results:
-        evaluation = COCOeval_faster(gt, gt.loadRes(results), iou_type, print_function=logger.debug)
+        evaluation = COCOeval_faster(gt, gt.loadRes(results), iou_type, print_function=_say_nothing)
         evaluation.params.maxDets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -76,6 +76,11 @@ def coco_scores(
         thresholds = np.linspace(0.5, 0.95, 10)
         precision = _precision_of_nothing(annotations, len(class_names))
     return _summarize(precision, thresholds, class_names)
+
+
+def _say_nothing(*words: object) -> None:
+    # The library reports each of its steps; the scores are logged once, at the end.
+    pass
 
 
 def _precision_of_nothing(annotations: Sequence[dict[str, Any]], classes: int) -> np.ndarray:
