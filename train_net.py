@@ -11,18 +11,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from cellseg_d2 import CellDataError, ConfigError, load_config
+from cellseg_d2.checkpoint import CellCheckpointer
 from cellseg_d2.engine import CellTrainer, register_datasets
-from cellseg_d2.engine.trainer import check_weights
-from cellseg_d2.evaluation import score_table
+from cellseg_d2.evaluation import score_table, write_scores
+from cellseg_d2.evaluation.score_file import SCORE_FILE
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -30,7 +31,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
+    if args.eval_only:
+        # Not upstream's set-up: it would overwrite the config.yaml of the run that is evaluated.
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        for name in ("fvcore", "detectron2"):
+            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    else:
+        default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="cellseg_d2")
     return cfg
 
@@ -39,9 +46,8 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Run one process of the job; return the scores on the main one."""
     cfg = setup(args)
     if args.eval_only:
-        check_weights(cfg.MODEL.WEIGHTS)
         model = CellTrainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+        CellCheckpointer(model, cfg.OUTPUT_DIR, complete=True).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=args.resume
         )
         results = CellTrainer.test(cfg, model)
@@ -50,6 +56,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
     if results:
+        write_scores(results, Path(cfg.OUTPUT_DIR) / SCORE_FILE)
         print(score_table(results))
     return results
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.projects.point_rend import add_pointrend_config
 
 from .errors import ConfigError
 
@@ -26,6 +27,9 @@ def add_cellseg_config(cfg: CN) -> None:
     Args:
         cfg: a config made by ``detectron2.config.get_cfg``; changed in place.
     """
+    # MODEL.POINT_HEAD, some of MODEL.ROI_MASK_HEAD; read by CellPointRendMaskHead alone.
+    add_pointrend_config(cfg)
+
     cfg.DATASETS.CELL = CN()
     # Folder that holds train/ (and test_release/, test_image_name_to_ids.json), or image folders.
     cfg.DATASETS.CELL.ROOT = ""
@@ -41,6 +45,9 @@ def add_cellseg_config(cfg: CN) -> None:
     cfg.DATASETS.CELL.SPLIT_SEED = 0
     # Regular expression that yields the patient from an image's name; whole patients are held out.
     cfg.DATASETS.CELL.GROUP_PATTERN = ""
+    # Classes in a smaller share of the images than this are rare, and images that hold them come up
+    # more often in an epoch (cellseg_d2/data/repeat_factors.py); 0 shows each image once.
+    cfg.DATASETS.CELL.REPEAT_THRESHOLD = 0.0
     # Where parsed annotations are kept; "" is OUTPUT_DIR/annotation_cache.
     cfg.DATASETS.CELL.CACHE_DIR = ""
 
@@ -54,6 +61,56 @@ def add_cellseg_config(cfg: CN) -> None:
     # Augmentation recipe by name (cellseg_d2/data/augmentation/recipes.py).
     cfg.INPUT.CELL.RECIPE = "dihedral"
 
+    cfg.MODEL.CBAM = CN()
+    # ResNet stages that a CBAM follows (Woo et al. 2018), of res2, res3, res4, res5.
+    cfg.MODEL.CBAM.STAGES = ["res2", "res3", "res4", "res5"]
+    # Channels of a stage over those of its channel attention's hidden layer.
+    cfg.MODEL.CBAM.REDUCTION = 16
+    # Side of the spatial attention's convolution.
+    cfg.MODEL.CBAM.KERNEL_SIZE = 7
+
+    cfg.MODEL.CONVNEXT = CN()
+    # "tiny", "small", "base" or "large" (Liu et al. 2022).
+    cfg.MODEL.CONVNEXT.SIZE = "base"
+    # Stages whose features are given out.
+    cfg.MODEL.CONVNEXT.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Probability with which the last block is skipped in training; the paper's for the size if < 0.
+    cfg.MODEL.CONVNEXT.STOCHASTIC_DEPTH = -1.0
+
+    # Loss of the mask head, PointRend's too: "bce", "dice", "bce_dice" or "tversky".
+    cfg.MODEL.ROI_MASK_HEAD.LOSS = "bce"
+    # Weights of BCE and Dice in "bce_dice".
+    cfg.MODEL.ROI_MASK_HEAD.LOSS_WEIGHTS = [1.0, 1.0]
+    # What "tversky" makes of false positives (alpha) and false negatives (beta).
+    cfg.MODEL.ROI_MASK_HEAD.TVERSKY_ALPHA = 0.5
+    cfg.MODEL.ROI_MASK_HEAD.TVERSKY_BETA = 0.5
+
+    # Two auxiliary heads that predict centres and boundaries of cells; used in training only.
+    cfg.MODEL.CENTER_BOUNDARY_HEAD = CN()
+    cfg.MODEL.CENTER_BOUNDARY_HEAD.ENABLED = False
+    # Backbone feature they read.
+    cfg.MODEL.CENTER_BOUNDARY_HEAD.IN_FEATURE = "p2"
+    # Channels of their hidden layer.
+    cfg.MODEL.CENTER_BOUNDARY_HEAD.CONV_DIM = 256
+    # Standard deviation of a centre's Gaussian, in pixels.
+    cfg.MODEL.CENTER_BOUNDARY_HEAD.CENTER_SIGMA = 5.0
+    # Weights of the two losses.
+    cfg.MODEL.CENTER_BOUNDARY_HEAD.CENTER_WEIGHT = 0.5
+    cfg.MODEL.CENTER_BOUNDARY_HEAD.BOUNDARY_WEIGHT = 0.5
+
+    cfg.TEST.SOFT_NMS = CN()
+    # Lower the scores of overlapping boxes instead of dropping them: "", "linear" (from an IoU of
+    # MODEL.ROI_HEADS.NMS_THRESH_TEST on) or "gaussian".
+    cfg.TEST.SOFT_NMS.METHOD = ""
+    # Width of the Gaussian.
+    cfg.TEST.SOFT_NMS.SIGMA = 0.5
+    cfg.TEST.MASK_NMS = CN()
+    # IoU of masks of one class above which the lower score is dropped; 1 keeps all.
+    cfg.TEST.MASK_NMS.THRESHOLD = 1.0
+
+    # Learning rate of a ConvNeXt layer (three blocks, cellseg_d2/engine/layer_decay.py) over that
+    # of the next one; 1 is the same for all.
+    cfg.SOLVER.LAYER_DECAY = 1.0
     # "SGD", "Adam" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "AdamW"
     # Adam's and AdamW's decay rates of the two moments.
@@ -131,12 +188,15 @@ def complete_config(cfg: CN) -> None:
             f"DATASETS.CELL.CLASS_NAMES names {len(names)} classes ({', '.join(names)}), "
             f"MODEL.ROI_HEADS.NUM_CLASSES is {classes}; make them equal"
         )
+    cfg.MODEL.POINT_HEAD.NUM_CLASSES = classes
     if cfg.INPUT.CELL.CHANNEL_ORDER not in ("RGB", "BGR"):
         raise ConfigError(
             f"INPUT.CELL.CHANNEL_ORDER is {cfg.INPUT.CELL.CHANNEL_ORDER!r}; it is RGB or BGR"
         )
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; it is RGB or BGR")
+    if not cfg.MODEL.WEIGHTS:
+        _train_from_scratch(cfg)
     cap = cfg.TEST.DETECTIONS_PER_IMAGE
     if cfg.MODEL.RPN.POST_NMS_TOPK_TEST < cap:
         logger.info("MODEL.RPN.POST_NMS_TOPK_TEST raised to TEST.DETECTIONS_PER_IMAGE, %d", cap)
@@ -145,3 +205,23 @@ def complete_config(cfg: CN) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s and CUDA is not available: using cpu", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+
+
+def _train_from_scratch(cfg: CN) -> None:
+    """Let a backbone without pretrained weights train: no frozen norms, no frozen stages.
+
+    A frozen BatchNorm is an identity until statistics are loaded, and a frozen stage stays random.
+    GroupNorm takes its place, not BatchNorm: the statistics of a batch of two images vary too much
+    (Wu and He 2018, "Group Normalization"), and GroupNorm is what detectors were trained from
+    scratch with (He, Girshick, Dollár 2019, "Rethinking ImageNet Pre-training").
+    """
+    resnets, backbone = cfg.MODEL.RESNETS, cfg.MODEL.BACKBONE
+    changes = []
+    if resnets.NORM == "FrozenBN" and "resnet" in backbone.NAME:
+        resnets.NORM = "GN"
+        changes.append("MODEL.RESNETS.NORM GN instead of FrozenBN")
+    if backbone.FREEZE_AT > 0:
+        changes.append(f"MODEL.BACKBONE.FREEZE_AT 0 instead of {backbone.FREEZE_AT}")
+        backbone.FREEZE_AT = 0
+    if changes:
+        logger.warning('MODEL.WEIGHTS is "": training from scratch, with %s', ", ".join(changes))

@@ -16,6 +16,8 @@ from detectron2.utils.events import EventStorage
 
 from cellseg_d2 import ConfigError, load_config
 from cellseg_d2.data.dataset_mapper import build_instances
+from cellseg_d2.data.target_generator import CenterBoundaryTargets
+from cellseg_d2.modeling.parameter_count import count_parameters
 from cellseg_d2.structures import RLEMasks
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
@@ -39,13 +41,16 @@ def test_config_merges_freezes_and_survives_being_saved(path: Path, tmp_path: Pa
 def small(cfg: CfgNode) -> CfgNode:
     """The same model, narrow, and from scratch."""
     cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.CONVNEXT.SIZE = "tiny"
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+    cfg.MODEL.CENTER_BOUNDARY_HEAD.CONV_DIM = 16
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 50
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 50
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    cfg.TEST.DETECTIONS_PER_IMAGE = 50
     return cfg
 
 
@@ -53,14 +58,21 @@ def sample(cfg: CfgNode, seed: int = 0) -> dict:
     labels = np.zeros((64, 80), np.int32)
     labels[5:20, 5:25] = 1
     labels[30:50, 40:70] = 9
-    instances: Instances = build_instances([labels], [0], {0: np.array([1, 9])}, (64, 80))
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 255, (3, 64, 80), dtype=torch.uint8, generator=generator)
-    return {"image": image, "instances": instances, "height": 64, "width": 80}
+    return pack(cfg, build_instances([labels], [0], {0: np.array([1, 9])}, (64, 80)), seed)
 
 
 def empty(cfg: CfgNode) -> dict:
-    return sample(cfg, 1) | {"instances": build_instances([], [], {}, (64, 80))}
+    return pack(cfg, build_instances([], [], {}, (64, 80)), seed=1)
+
+
+def pack(cfg: CfgNode, instances: Instances, seed: int) -> dict:
+    """What the mapper makes of an image of noise."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 255, (3, 64, 80), dtype=torch.uint8, generator=generator)
+    mapped = {"image": image, "instances": instances, "height": 64, "width": 80}
+    if cfg.MODEL.CENTER_BOUNDARY_HEAD.ENABLED:
+        mapped |= CenterBoundaryTargets()(instances.gt_masks)
+    return mapped
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -81,6 +93,38 @@ def test_config_trains_a_step_and_predicts(path: Path) -> None:
     assert isinstance(instances.pred_masks, RLEMasks)
     assert instances.image_size == instances.pred_masks.image_size == (128, 160)
     assert len(instances) > 0
+
+
+# Millions of parameters of each full model. Base names no weights, so its norms train and count.
+PARAMETERS = {
+    "Base-CellSeg": 44.0,
+    "cascade_X_101_FPN": 129.5,
+    "cascade_convnext_B_FPN": 135.4,
+    "mask_rcnn_R_18_FPN_small": 12.4,
+    "mask_rcnn_R_50_FPN": 43.9,
+    "pointrend_R_50_FPN": 55.9,
+    "report1_R_50_FPN_adamw": 43.9,
+    "report1_R_50_FPN_sgd": 43.9,
+    "report1_R_50_FPN_v2_adamw": 45.9,
+    "report2_R_50_FPN_bce": 43.9,
+    "report2_R_50_FPN_dice": 43.9,
+    "report3_R_50_FPN": 43.9,
+    "report3_R_50_FPN_center_boundary": 45.1,
+    "report4_CBAM_R_50_FPN": 44.6,
+    "report4_R_50_C4": 35.1,
+    "report4_R_50_FPN": 43.9,
+    "report5_R_50_FPN": 33.3,
+    "report5_convnext_B_FPN": 96.9,
+    "report5_convnext_B_FPN_aug": 96.9,
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_full_model_has_its_parameters(path: Path) -> None:
+    assert path.stem in PARAMETERS, f"add its size: {count_parameters(load_config(path)) / 1e6:.1f}"
+    assert count_parameters(load_config(path)) / 1e6 == pytest.approx(
+        PARAMETERS[path.stem], abs=0.05
+    )
 
 
 def test_one_number_caps_the_detections(caplog) -> None:
@@ -143,3 +187,40 @@ def test_the_device_falls_back_to_the_cpu(caplog, monkeypatch) -> None:
     with caplog.at_level(logging.WARNING):
         assert load_config(options=["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
     assert "CUDA is not available" in caplog.text
+
+
+def test_a_frozen_backbone_without_weights_is_made_to_train(caplog, tmp_path: Path) -> None:
+    path = CONFIGS[0].with_name("mask_rcnn_R_50_FPN.yaml")
+    assert load_config(path, ["MODEL.DEVICE", "cpu"]).MODEL.RESNETS.NORM == "FrozenBN"
+    with caplog.at_level(logging.WARNING, "cellseg_d2.config"):
+        cfg = load_config(path, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
+    assert cfg.MODEL.RESNETS.NORM == "GN" and cfg.MODEL.BACKBONE.FREEZE_AT == 0
+    assert cfg.MODEL.FPN.NORM == cfg.MODEL.ROI_BOX_HEAD.NORM == ""
+    (record,) = caplog.records
+    assert "NORM GN instead of FrozenBN" in record.message
+    assert "FREEZE_AT 0 instead of 2" in record.message
+    model = build_model(small(cfg))
+    assert all(p.requires_grad for p in model.parameters())
+    # What a run writes down is the model that it trained, with weights and without.
+    caplog.clear()
+    saved = tmp_path / "config.yaml"
+    saved.write_text(cfg.dump())
+    with caplog.at_level(logging.WARNING, "cellseg_d2.config"):
+        for weights in ("", "model_final.pth"):
+            again = load_config(saved, ["MODEL.WEIGHTS", weights])
+            assert again.MODEL.RESNETS.NORM == "GN" and again.MODEL.BACKBONE.FREEZE_AT == 0
+    assert not caplog.records
+
+
+def test_norms_that_can_train_are_kept(caplog) -> None:
+    with caplog.at_level(logging.WARNING, "cellseg_d2.config"):
+        cfg = load_config(CONFIGS[0].with_name("mask_rcnn_R_18_FPN_small.yaml"))
+        options = ["MODEL.BACKBONE.NAME", "build_convnext_fpn_backbone", "MODEL.DEVICE", "cpu"]
+        convnext = load_config(options=options)
+    assert cfg.MODEL.RESNETS.NORM == "BN"
+    # ConvNeXt has no such norms; its frozen stages would still be random.
+    assert convnext.MODEL.RESNETS.NORM == "FrozenBN"
+    assert convnext.MODEL.BACKBONE.FREEZE_AT == 0
+    assert [r.message for r in caplog.records if "scratch" in r.message] == [
+        'MODEL.WEIGHTS is "": training from scratch, with MODEL.BACKBONE.FREEZE_AT 0 instead of 2'
+    ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.engine import default_argument_parser
 
 import predict
 import train_net
+from cellseg_d2 import CellDataError
 from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset
 from cellseg_d2.export.submission_check import check_submission
 
@@ -43,15 +46,48 @@ def run(data: Path, repository: Path, tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_training_ends_with_the_table(run: Path, data: Path, capsys) -> None:
     weights = str(run / "model_final.pth")
+    saved = (run / "config.yaml").read_bytes()
     status = train_net.run(
         ["--config-file", str(run / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", weights]
     )
     assert status == 0
+    assert (run / "config.yaml").read_bytes() == saved, "the evaluation changed the run's config"
     tail = capsys.readouterr().out.strip().splitlines()[-3:]
     assert [line.split(":")[0] for line in tail] == ["segm AP", "segm AP50", "segm AP75"]
     scores = [line.split(": ")[1] for line in tail]
     last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
     assert scores[1] == f"{last['segm/AP50']:.1f}"
+
+
+@pytest.mark.slow
+def test_training_and_evaluation_leave_their_scores(run: Path, tmp_path: Path) -> None:
+    weights = str(run / "model_final.pth")
+    arguments = ["--config-file", str(run / "config.yaml"), "--eval-only"]
+    assert train_net.run([*arguments, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path)]) == 0
+    trained, evaluated = (json.loads((f / "scores.json").read_text()) for f in (run, tmp_path))
+    assert trained == evaluated
+    assert set(trained) == {"bbox", "segm"}
+    last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
+    assert trained["segm"]["AP50"] == last["segm/AP50"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("weights", "options", "message"),
+    [
+        ("", [], "add MODEL.WEIGHTS"),
+        ("no.pth", [], "no.pth: found no such file"),
+        ("model_final.pth", ["MODEL.FPN.OUT_CHANNELS", "8"], "shape (backbone.fpn_lateral2"),
+    ],
+)
+def test_evaluation_needs_the_models_own_weights(
+    run: Path, tmp_path: Path, weights: str, options: list[str], message: str
+) -> None:
+    arguments = ["--config-file", str(run / "config.yaml"), "--eval-only"]
+    options = [*options, "MODEL.WEIGHTS", weights and str(run / weights)]
+    options += ["OUTPUT_DIR", str(tmp_path)]
+    with pytest.raises(CellDataError, match=re.escape(message)):
+        train_net.main(default_argument_parser().parse_args([*arguments, *options]))
 
 
 @pytest.mark.slow

@@ -10,12 +10,13 @@ import platform
 import sys
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
-from benchmarks import mapper, structures
+from benchmarks import mapper, structures, targets
 from tabulate import tabulate
 
-PARTS = {"structures": structures.run, "mapper": mapper.run}
+PARTS = {"structures": structures.run, "mapper": mapper.run, "targets": targets.run}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--threads",
         type=int,
         default=1,
-        help="of PyTorch, for both sides (default 1: on a shared machine more threads wait)",
+        help="of PyTorch and OpenCV, on both sides (default 1: on a shared machine more wait)",
     )
     options = parser.parse_args(arguments)
     unknown = set(options.parts) - set(PARTS)
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads; Python {platform.python_version()}, "

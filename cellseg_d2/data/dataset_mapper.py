@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..errors import CellDataError, ConfigError
 from ..structures import LabelMasks, encode_label_map
 from .augmentation import CellAugInput, build_augmentations
 from .datasets import label_components
+from .target_generator import CenterBoundaryTargets
 from .tiff import read_image, read_label_map
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ class CellDatasetMapper:
     Returns, when called, a dict with ``file_name``, ``image_id``, ``height``, ``width``, ``image``
     (uint8 tensor (3, H, W) in the order of ``INPUT.FORMAT``) and, when training, ``instances``:
     ``Instances`` with ``gt_boxes`` (tight), ``gt_classes`` and ``gt_masks`` (``LabelMasks``). An
-    image without instances gets an empty set and is trained on as background.
+    image without instances gets an empty set and is trained on as background. With
+    ``MODEL.CENTER_BOUNDARY_HEAD.ENABLED`` also ``center_map`` and ``boundary_map``, made from the
+    augmented label maps (``CenterBoundaryTargets``).
     """
 
     @configurable
@@ -45,6 +48,7 @@ class CellDatasetMapper:
         max_pixels: int,
         intensity_range: tuple[float, float] | None,
         seed: int,
+        target_generator: Callable[[LabelMasks], dict[str, torch.Tensor]] | None = None,
     ) -> None:
         """See ``INPUT.CELL`` in ``cellseg_d2.config`` for the arguments.
 
@@ -57,6 +61,8 @@ class CellDatasetMapper:
             intensity_range: what becomes 0 to 255 in images of more than 8 bits; None for the
                 file's own.
             seed: of the augmentations; a sample's numbers depend on it and on its position.
+            target_generator: when training, makes further entries of the mapped dict from the
+                augmented instances; None for none.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
@@ -65,6 +71,7 @@ class CellDatasetMapper:
         self.max_pixels = max_pixels
         self.intensity_range = intensity_range
         self.seed = seed
+        self.target_generator = target_generator
         mode = "training" if is_train else "inference"
         logger.info("augmentations in %s: %s", mode, self.augmentations)
 
@@ -76,6 +83,7 @@ class CellDatasetMapper:
             ConfigError: for upstream options that this mapper does not honour.
         """
         refuse_unsupported(cfg)
+        head = cfg.MODEL.CENTER_BOUNDARY_HEAD
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
@@ -84,6 +92,7 @@ class CellDatasetMapper:
             "max_pixels": cfg.INPUT.CELL.MAX_PIXELS,
             "intensity_range": tuple(cfg.INPUT.CELL.INTENSITY_RANGE) or None,
             "seed": cfg.SEED,
+            "target_generator": CenterBoundaryTargets(head.CENTER_SIGMA) if head.ENABLED else None,
         }
 
     def __call__(self, dataset_dict: dict[str, Any], position: int = 0) -> dict[str, Any]:
@@ -122,6 +131,8 @@ class CellDatasetMapper:
             mapped["instances"] = build_instances(
                 sample.label_maps, categories, dataset_dict["kept_ids"], sample.image.shape[:2]
             )
+            if self.target_generator:
+                mapped |= self.target_generator(mapped["instances"].gt_masks)
         return mapped
 
     def _read_label_maps(self, dataset_dict: dict[str, Any]) -> tuple[list[int], list[np.ndarray]]:
@@ -195,6 +206,16 @@ def refuse_unsupported(cfg: CfgNode) -> None:
         "INPUT.MASK_FORMAT": (cfg.INPUT.MASK_FORMAT, "bitmask", "masks come from label maps"),
         "MODEL.KEYPOINT_ON": (cfg.MODEL.KEYPOINT_ON, False, "cells have no keypoints"),
         "MODEL.LOAD_PROPOSALS": (cfg.MODEL.LOAD_PROPOSALS, False, "proposals come from the RPN"),
+        "INPUT.COLOR_AUG_SSD": (
+            cfg.INPUT.COLOR_AUG_SSD,
+            False,
+            "colours belong to INPUT.CELL.RECIPE",
+        ),
+        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (
+            cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA,
+            1.0,
+            "crops are drawn blindly",
+        ),
         "DATALOADER.ASPECT_RATIO_GROUPING": (
             cfg.DATALOADER.ASPECT_RATIO_GROUPING,
             False,

@@ -1,12 +1,13 @@
 """The stream of training batches: which image stands at which position, on any number of workers.
 
-The stream is an endless sequence of positions 0, 1, 2, …; epoch e covers positions e·N to
-(e+1)·N - 1 in an order drawn from (seed, e). A sample's random numbers depend on (seed, position)
+The stream is an endless sequence of positions 0, 1, 2, …, cut into epochs. The images of epoch e and
+their order are drawn from (seed, e): each image once, or as often as its repeat factor says. A sample's random numbers depend on (seed, position)
 alone. So the number of workers and of ranks changes nothing, and a run resumes by position.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ class StreamSampler(Sampler[list[Position]]):
     """Batches of (index, position) for one rank, without end.
 
     Global batch i holds positions i·B to (i+1)·B - 1; a rank takes every ``world_size``-th of them.
+    Epoch e covers positions e·N to (e+1)·N - 1.
 
     Args:
         size: number of images, at least 1.
@@ -62,13 +64,22 @@ class StreamSampler(Sampler[list[Position]]):
         # An epoch's order is asked for once for each of its positions.
         self._order_of_epoch = functools.lru_cache(maxsize=2)(self.epoch_order)
 
+    @property
+    def epoch_size(self) -> int:
+        """How many samples an epoch holds on average, to the nearest whole one."""
+        return self.size
+
     def epoch_order(self, epoch: int) -> np.ndarray:
-        """Return the (size,) int64 permutation of the images for ``epoch``."""
+        """Return the images of ``epoch`` in their order, (size,) int64."""
         return np.random.default_rng([self.seed, epoch]).permutation(self.size)
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Return the epoch that ``position`` lies in, and its place there, both from 0."""
+        return divmod(position, self.size)
 
     def index_at(self, position: int) -> int:
         """Return the index of the image at ``position`` of the stream."""
-        epoch, place = divmod(position, self.size)
+        epoch, place = self.locate(position)
         return int(self._order_of_epoch(epoch)[place])
 
     def __iter__(self) -> Iterator[list[Position]]:
@@ -78,6 +89,62 @@ class StreamSampler(Sampler[list[Position]]):
             positions = range(first, (batch + 1) * self.batch_size, self.world_size)
             yield [(self.index_at(p), p) for p in positions]
             batch += 1
+
+
+class RepeatFactorSampler(StreamSampler):
+    """A ``StreamSampler`` whose epochs hold an image as often as its repeat factor says.
+
+    A factor of 2.3 makes three copies in 30 % of the epochs and two in the others, drawn from
+    (seed, epoch), as Detectron2's ``RepeatFactorTrainingSampler`` rounds. Epochs so differ in
+    length, and where one starts is the sum of the lengths before it: those are computed when first
+    asked for, about 10 µs an epoch of 209 images, whatever position the stream starts from.
+
+    Args:
+        repeat_factors: (N,) how often each image comes up in an epoch on average, at least 1.
+        batch_size, seed, start, rank, world_size: see ``StreamSampler``.
+
+    Raises:
+        ValueError: for a factor below 1, or what ``StreamSampler`` refuses.
+    """
+
+    def __init__(
+        self,
+        repeat_factors: np.ndarray,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(len(repeat_factors), batch_size, seed, start, rank, world_size)
+        if not np.all(repeat_factors >= 1):
+            raise ValueError("a repeat factor is at least 1: no image is left out")
+        self.repeat_factors = repeat_factors
+        # First position of each epoch whose predecessors' lengths are known.
+        self._first_positions = [0]
+
+    @property
+    def epoch_size(self) -> int:
+        return round(float(self.repeat_factors.sum()))
+
+    def repeats(self, epoch: int) -> np.ndarray:
+        """Return how often each image comes up in ``epoch``, (N,) int64, at least 1."""
+        whole = np.floor(self.repeat_factors)
+        # The third word keeps these numbers apart from those of the order.
+        drawn = np.random.default_rng([self.seed, epoch, 1]).random(self.size)
+        return (whole + (drawn < self.repeat_factors - whole)).astype(np.int64)
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """Return the images of ``epoch`` with their repeats, in their order, int64."""
+        images = np.repeat(np.arange(self.size), self.repeats(epoch))
+        return images[np.random.default_rng([self.seed, epoch]).permutation(len(images))]
+
+    def locate(self, position: int) -> tuple[int, int]:
+        firsts = self._first_positions
+        while firsts[-1] <= position:
+            firsts.append(firsts[-1] + int(self.repeats(len(firsts) - 1).sum()))
+        epoch = bisect.bisect_right(firsts, position) - 1
+        return epoch, position - firsts[epoch]
 
 
 class MappedStream(Dataset[Any]):

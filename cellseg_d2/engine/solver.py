@@ -15,21 +15,29 @@ from detectron2.solver.lr_scheduler import LRMultiplier, WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
 from ..errors import ConfigError
+from .layer_decay import decay_by_layer
 
 logger = logging.getLogger(__name__)
 
 FULL_MODEL = "full_model"
 """``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` that clips the norm of all gradients together."""
 
+LAYER_SCALE = "layer_scale"
+"""What torchvision's ``CNBlock`` calls the factors of its channels, which are no weights either."""
+
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Build SGD, Adam or AdamW; norm layers get ``SOLVER.WEIGHT_DECAY_NORM``.
+    """Build SGD, Adam or AdamW, with upstream's parameter groups.
+
+    Norm layers and ConvNeXt's layer scale get ``SOLVER.WEIGHT_DECAY_NORM``; with
+    ``SOLVER.LAYER_DECAY`` below 1, ConvNeXt's layers get learning rates of their own.
 
     ``CLIP_TYPE`` "value" and "norm" clip each parameter inside the optimizer, as upstream;
     "full_model" is done by the training step.
 
     Raises:
-        ConfigError: for an unknown ``SOLVER.OPTIMIZER``.
+        ConfigError: for an unknown ``SOLVER.OPTIMIZER``, a ``LAYER_DECAY`` out of range, or one
+            below 1 where the model has no ConvNeXt.
     """
     solver = cfg.SOLVER
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -48,7 +56,10 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        overrides={LAYER_SCALE: {"weight_decay": solver.WEIGHT_DECAY_NORM}},
     )
+    if solver.LAYER_DECAY != 1:
+        parameters = decay_by_layer(parameters, model, solver.LAYER_DECAY)
     return kind(parameters, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **arguments)
 
 

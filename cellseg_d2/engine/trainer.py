@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
+from ..checkpoint import CellCheckpointer
 from ..data import CellDatasetMapper
-from ..data.loader import StreamSampler, build_stream_loader
-from ..errors import CellDataError
+from ..data.loader import RepeatFactorSampler, StreamSampler, build_stream_loader
+from ..data.repeat_factors import image_repeat_factors
 from ..evaluation import CellEvaluator
 from .solver import (
     FULL_MODEL,
@@ -49,7 +48,7 @@ class CellTrainer(DefaultTrainer):
         # where in the stream to start.
         super(DefaultTrainer, self).__init__()
         self.sampler = self.build_sampler(cfg)
-        cfg = epochs_to_iterations(cfg, self.sampler.size)
+        cfg = epochs_to_iterations(cfg, self.sampler.epoch_size)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -65,26 +64,32 @@ class CellTrainer(DefaultTrainer):
             rank=comm.get_rank(),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
+        self.checkpointer = CellCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
-        self.iterations_per_epoch = iterations_per_epoch(cfg, self.sampler.size)
+        self.iterations_per_epoch = iterations_per_epoch(cfg, self.sampler.epoch_size)
         self.cfg = cfg
         self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
         self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_sampler(cls, cfg: CfgNode) -> StreamSampler:
-        """Return the stream of positions over the images of ``DATASETS.TRAIN``."""
-        return StreamSampler(
-            len(_dicts(cfg.DATASETS.TRAIN)),
-            cfg.SOLVER.IMS_PER_BATCH,
-            cfg.SEED,
-            rank=comm.get_rank(),
-            world_size=comm.get_world_size(),
-        )
+        """Return the stream of positions over the images of ``DATASETS.TRAIN``.
+
+        With ``DATASETS.CELL.REPEAT_THRESHOLD`` above 0, images of rare classes are repeated, and an
+        epoch is that much longer.
+        """
+        dicts = _dicts(cfg.DATASETS.TRAIN)
+        stream: dict[str, Any] = {
+            "batch_size": cfg.SOLVER.IMS_PER_BATCH,
+            "seed": cfg.SEED,
+            "rank": comm.get_rank(),
+            "world_size": comm.get_world_size(),
+        }
+        threshold = cfg.DATASETS.CELL.REPEAT_THRESHOLD
+        if threshold == 0:
+            return StreamSampler(len(dicts), **stream)
+        return RepeatFactorSampler(image_repeat_factors(dicts, threshold), **stream)
 
     @classmethod
     def build_train_loader(
@@ -153,10 +158,9 @@ class CellTrainer(DefaultTrainer):
             resume: whether to look for a checkpoint.
 
         Raises:
-            CellDataError: where the weights file is missing.
+            CellDataError: for weights that are missing, unsafe to load, or not this model's; see
+                ``CellCheckpointer``.
         """
-        if not (resume and self.checkpointer.has_checkpoint()):
-            check_weights(self.cfg.MODEL.WEIGHTS)
         super().resume_or_load(resume)
         self.sampler.start = self.start_iter
 
@@ -183,25 +187,6 @@ class CellTrainer(DefaultTrainer):
         """Take over what ``state_dict`` gave."""
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["step"])
-
-
-def check_weights(path: str) -> None:
-    """Refuse a weights file that is not there, before anything is built or trained.
-
-    Args:
-        path: ``MODEL.WEIGHTS``; "" trains from scratch. A path with ``://`` is left to iopath,
-            which downloads it.
-
-    Raises:
-        CellDataError: where there is no such file.
-    """
-    if path and "://" not in path and not Path(path).is_file():
-        raise CellDataError(
-            path,
-            "no such file",
-            "the weights named by MODEL.WEIGHTS",
-            'put the file there, or train from scratch with MODEL.WEIGHTS ""',
-        )
 
 
 def _dicts(names: list[str] | tuple[str, ...]) -> list[dict[str, Any]]:

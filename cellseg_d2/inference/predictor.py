@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
+from ..checkpoint import CellCheckpointer
 from ..data.augmentation import build_augmentations
 from ..engine.train_step import use_amp
-from ..engine.trainer import check_weights
-from ..errors import CellDataError
 
 
 class CellPredictor:
@@ -28,21 +26,14 @@ class CellPredictor:
         cfg: with ``MODEL.WEIGHTS``; not changed.
 
     Raises:
-        CellDataError: where the weights are not given or not there.
+        CellDataError: for weights that are not given, not there, unsafe to load, or not this
+            model's.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        if not cfg.MODEL.WEIGHTS:
-            raise CellDataError(
-                "MODEL.WEIGHTS",
-                "nothing",
-                "a trained model's weights",
-                "add MODEL.WEIGHTS path/to/model_final.pth to the command",
-            )
-        check_weights(cfg.MODEL.WEIGHTS)
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg).eval()
-        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        CellCheckpointer(self.model, complete=True).load(cfg.MODEL.WEIGHTS, checkpointables=[])
         self.augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
         self.amp = use_amp(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.ndimage as ndi
 import tifffile
 import torch
 from detectron2.data import transforms as T
@@ -16,6 +17,7 @@ from cellseg_d2.config import load_config
 from cellseg_d2.data import CellDataError, CellDatasetMapper, load_cell_dicts
 from cellseg_d2.data.dataset_mapper import build_instances, seeded_random
 from cellseg_d2.data.loader import StreamSampler, build_stream_loader
+from cellseg_d2.data.target_generator import CenterBoundaryTargets
 
 
 def label_map(height: int, width: int, seed: int, cells: int) -> np.ndarray:
@@ -221,6 +223,8 @@ def test_a_file_that_changed_size_is_named(root: Path) -> None:
         ("MODEL__KEYPOINT_ON", True),
         ("MODEL__LOAD_PROPOSALS", True),
         ("DATALOADER__ASPECT_RATIO_GROUPING", True),
+        ("INPUT__COLOR_AUG_SSD", True),
+        ("INPUT__CROP__SINGLE_CATEGORY_MAX_AREA", 0.5),
     ],
 )
 def test_upstream_options_that_would_be_ignored_are_refused(key: str, value: object) -> None:
@@ -235,6 +239,65 @@ def test_upstream_transforms_work_in_the_mapper(root: Path) -> None:
         [T.RandomFlip(prob=1.0), T.RandomCrop("absolute", (20, 20))]
     )
     assert custom(record)["image"].shape == (3, 20, 20)
+
+
+HEAD_ON = {"MODEL__CENTER_BOUNDARY_HEAD__ENABLED": True}
+
+
+def test_center_and_boundary_maps_are_made_only_where_asked_for(root: Path) -> None:
+    record = load_cell_dicts(root)[0]
+    names = {"center_map", "boundary_map"}
+    assert names.isdisjoint(mapper()(record))
+    assert names.isdisjoint(mapper(False, **HEAD_ON)(record))
+    mapped = mapper(**HEAD_ON)(record)
+    assert names <= set(mapped)
+    height, width = mapped["image"].shape[1:]
+    assert mapped["center_map"].shape == mapped["boundary_map"].shape == (height, width)
+
+
+def test_center_and_boundary_maps_follow_every_augmentation(root: Path) -> None:
+    record = load_cell_dicts(root)[0]
+    changes = {"INPUT__CROP__ENABLED": True, "INPUT__CROP__TYPE": "absolute"}
+    augment = mapper(INPUT__CROP__SIZE=[32, 40], **changes, **HEAD_ON)
+    targets = CenterBoundaryTargets(5.0)
+    maps = set()
+    for position in range(12):
+        mapped = augment(record, position)
+        expected = targets(mapped["instances"].gt_masks)
+        for name, values in expected.items():
+            assert torch.equal(mapped[name], values)
+        maps.add(mapped["boundary_map"].numpy().tobytes())
+    assert len(maps) > 8
+
+
+def test_a_flipped_image_has_flipped_maps(root: Path) -> None:
+    # Of odd width, so that truncation to whole pixels is the same from both sides.
+    labels = np.zeros((50, 70), np.int32)
+    labels[3:12, 5:10], labels[30:, 60:69], labels[0:5, 40:47] = 1, 2, 3
+    record = load_cell_dicts(root)[0]
+    for path in record["label_file_names"].values():
+        tifffile.imwrite(path, labels)
+    record["kept_ids"] = dict.fromkeys(record["kept_ids"], np.array([1, 2, 3], np.int32))
+    upright = mapper(INPUT__CELL__RECIPE="none", **HEAD_ON)
+    flipped = mapper(INPUT__CELL__RECIPE="none", **HEAD_ON)
+    flipped.augmentations = T.AugmentationList([T.RandomFlip(prob=1.0)])
+    expected, found = upright(record), flipped(record)
+    assert torch.equal(found["image"], expected["image"].flip(2))
+    assert torch.equal(found["boundary_map"], expected["boundary_map"].flip(1))
+    torch.testing.assert_close(found["center_map"], expected["center_map"].flip(1))
+
+
+def test_ids_that_the_rule_dropped_have_neither_centre_nor_boundary(root: Path) -> None:
+    record = load_cell_dicts(root, min_area=10)[0]
+    changes = {"INPUT__CELL__RECIPE": "none", "MODEL__CENTER_BOUNDARY_HEAD__CENTER_SIGMA": 0.1}
+    mapped = mapper(**changes, **HEAD_ON)(record)
+    near = np.zeros((50, 70), bool)
+    for mask in mapped["instances"].gt_masks:
+        near |= ndi.binary_dilation(mask.numpy())
+    assert 0 < np.count_nonzero(mapped["center_map"]) <= len(record["annotations"])
+    assert not mapped["boundary_map"].numpy()[~near].any()
+    everything = mapper(**changes, **HEAD_ON)(load_cell_dicts(root)[0])
+    assert everything["boundary_map"].numpy()[~near].any()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cellseg_d2.data.loader import StreamSampler, build_stream_loader
+from cellseg_d2.data.loader import RepeatFactorSampler, StreamSampler, build_stream_loader
 
 
 def first(sampler: StreamSampler, batches: int) -> list[list[tuple[int, int]]]:
@@ -58,6 +58,71 @@ def test_a_batch_may_be_larger_than_the_data_set() -> None:
 def test_refusals(size: int, batch: int, world: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StreamSampler(size, batch, seed=0, world_size=world)
+
+
+FACTORS = np.array([1.0, 2.3, 1.0, 3.0, 1.5])
+
+
+def images(sampler: StreamSampler, positions: range) -> list[int]:
+    return [sampler.index_at(position) for position in positions]
+
+
+def test_repeats_average_to_the_factors() -> None:
+    sampler = RepeatFactorSampler(FACTORS, 2, seed=4)
+    repeats = np.stack([sampler.repeats(epoch) for epoch in range(4000)])
+    assert repeats.min(axis=0).tolist() == [1, 2, 1, 3, 1]
+    assert repeats.max(axis=0).tolist() == [1, 3, 1, 3, 2]
+    # Five standard errors of the mean of a coin thrown 4,000 times.
+    np.testing.assert_allclose(repeats.mean(axis=0), FACTORS, atol=0.04)
+    assert np.corrcoef(repeats[:, 1], repeats[:, 4])[0, 1] == pytest.approx(0, abs=0.08)
+
+
+def test_each_epoch_holds_each_image_as_often_as_it_repeats() -> None:
+    sampler = RepeatFactorSampler(FACTORS, 2, seed=4)
+    lengths = [int(sampler.repeats(epoch).sum()) for epoch in range(30)]
+    assert len(set(lengths)) > 1
+    first_position, orders = 0, set()
+    for epoch, length in enumerate(lengths):
+        assert sampler.locate(first_position) == (epoch, 0)
+        assert sampler.locate(first_position + length - 1) == (epoch, length - 1)
+        held = images(sampler, range(first_position, first_position + length))
+        assert np.bincount(held).tolist() == sampler.repeats(epoch).tolist()
+        orders.add(tuple(held))
+        first_position += length
+    assert len(orders) == 30
+
+
+@pytest.mark.parametrize("start", [1, 8, 150])
+def test_a_repeating_stream_resumes_by_position(start: int) -> None:
+    whole = first(RepeatFactorSampler(FACTORS, 4, seed=5), 160)
+    resumed = RepeatFactorSampler(FACTORS, 4, seed=5, start=start)
+    assert first(resumed, 160 - start) == whole[start:]
+    # What was asked for before changes nothing.
+    assert images(resumed, range(20)) == [index for batch in whole[:5] for index, _ in batch]
+
+
+def test_ranks_share_each_repeating_batch_between_them() -> None:
+    whole = first(RepeatFactorSampler(FACTORS, 4, seed=5), 20)
+    ranks = [
+        first(RepeatFactorSampler(FACTORS, 4, seed=5, rank=r, world_size=2), 20) for r in (0, 1)
+    ]
+    for i, batch in enumerate(whole):
+        assert sorted(ranks[0][i] + ranks[1][i]) == sorted(batch)
+
+
+def test_factors_of_one_are_the_plain_stream() -> None:
+    plain, repeating = StreamSampler(7, 3, seed=9), RepeatFactorSampler(np.ones(7), 3, seed=9)
+    assert first(repeating, 20) == first(plain, 20)
+    assert repeating.epoch_size == plain.epoch_size == 7
+    assert RepeatFactorSampler(FACTORS, 3, seed=9).epoch_size == 9  # 8.8 on average
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"), [([1.0, 0.5], "at least 1"), ([np.nan], "at least 1"), ([], "no images")]
+)
+def test_factors_that_are_refused(factors: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RepeatFactorSampler(np.array(factors), 2, seed=0)
 
 
 def draw(record: dict, position: int) -> tuple[int, int, bytes, list[str]]:

@@ -14,8 +14,9 @@ from fvcore.transforms.transform import NoOpTransform, Transform
 class ResizeTransform(T.ResizeTransform):
     """Upstream's resize for images, nearest neighbour by pixel centres for label maps.
 
-        Output pixel i shows input pixel ``floor((i + 1/2) * size / new_size)``, the one its centre
-    XX
+    Output pixel i shows input pixel ``floor((i + 1/2) * size / new_size)``, the one its centre
+    falls into: OpenCV's ``INTER_NEAREST_EXACT``, without its 16-bit rounding where a centre falls
+    on the edge of two pixels.
     """
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:

@@ -1,0 +1,233 @@
+"""The YAML file that says which trainings an ablation compares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import ConfigError
+
+# Set for each run by the tool itself.
+RESERVED_OPTIONS = ("OUTPUT_DIR", "SEED")
+
+# Names become folders, and no part of one can be mistaken for a config key.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+_SEED_LIMIT = 2**32
+_SCALARS = (str, bool, int, float, type(None))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: as in the file.
+        config: the config file, which exists.
+        options: config keys and values in turn, as text.
+    """
+
+    name: str
+    config: Path
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is compared.
+
+    Attributes:
+        name: the file's stem.
+        form: the form that was chosen; "" is the full one.
+        seeds: each variant is trained once with each.
+        variants: in the order of the file.
+    """
+
+    name: str
+    form: str
+    seeds: tuple[int, ...]
+    variants: tuple[Variant, ...]
+
+
+def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
+    """Read an ablation's YAML file.
+
+    ::
+
+        base: ../mask_rcnn_R_18_FPN_small.yaml  # config of the variants that name none
+        seeds: [1, 2]
+        options: {SOLVER.MAX_ITER: 300}         # for all variants
+        forms:                                  # others than the full one, each by its name
+          cpu: {seeds: [1], options: {SOLVER.MAX_ITER: 20}}
+        variants:
+          sgd: {options: {SOLVER.OPTIMIZER: SGD}}
+          v2: {config: ../v2.yaml, forms: {cpu: {options: {MODEL.FPN.OUT_CHANNELS: 64}}}}
+
+    Files are named from the YAML file's folder. What is more particular prevails: the options of a
+    variant in a form, then the variant's, the form's, and those for all.
+
+    Args:
+        path: the file.
+        form: the form to take; "" is the full one.
+
+    Raises:
+        ConfigError: for a file that is missing or no such YAML, a key that is unknown or there
+            twice, a missing config, an unknown form, or seeds or names that cannot be used.
+    """
+    path = Path(path)
+    try:
+        root = _mapping(_load(path), f"{path}", ("base", "seeds", "options", "forms", "variants"))
+        forms = {
+            name: _mapping(value, f"{path}: forms.{name}", ("seeds", "options"))
+            for name, value in _mapping(root.get("forms", {}), f"{path}: forms").items()
+        }
+        if form and form not in forms:
+            raise ConfigError(f"{path}: no form {form!r}; the file has {_list(forms)}")
+        in_forms = {name: _options(v, f"{path}: forms.{name}") for name, v in forms.items()}
+        shared = [_options(root, f"{path}"), in_forms.get(form, {})]
+        seeds = _seeds(root, f"{path}")
+        for name, value in forms.items():
+            own = _seeds(value, f"{path}: forms.{name}", default=seeds)
+            seeds = own if name == form else seeds
+        variants = []
+        for name, value in _variants(root, f"{path}: variants").items():
+            where = f"{path}: variants.{name}"
+            value = _mapping(value, where, ("config", "options", "forms"))
+            config = _config(value.get("config", root.get("base")), where, path.parent)
+            levels = [*shared, *_variant_options(value, where, forms, form)]
+            options = {key: text for level in levels for key, text in level.items()}
+            words = tuple(word for pair in options.items() for word in pair)
+            variants.append(Variant(name, config, words))
+        return Ablation(path.stem, form, seeds, tuple(variants))
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deep") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which builds plain values only; a key that is there twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _load(path: Path) -> Any:
+    try:
+        # A subclass of SafeLoader: what yaml.safe_load does.
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _variant_options(
+    value: Mapping[str, Any], where: str, forms: Mapping[str, Any], form: str
+) -> list[dict[str, str]]:
+    """A variant's own options, and those it has in the chosen form."""
+    own_forms = {
+        name: _mapping(item, f"{where}.forms.{name}", ("options",))
+        for name, item in _mapping(value.get("forms", {}), f"{where}.forms").items()
+    }
+    for name in own_forms:
+        if name not in forms:
+            raise ConfigError(f"{where}.forms: no form {name!r}; the file has {_list(forms)}")
+    in_forms = {name: _options(item, f"{where}.forms.{name}") for name, item in own_forms.items()}
+    return [_options(value, where), in_forms.get(form, {})]
+
+
+def _config(value: Any, where: str, folder: Path) -> Path:
+    if value is None:
+        raise ConfigError(f"{where}: no config; name one here or as base")
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: config is {value!r}; expected the name of a file")
+    file = folder / value
+    if not file.is_file():
+        raise ConfigError(f"{where}: config {file}: no such file")
+    return file.resolve()
+
+
+def _mapping(value: Any, where: str, known: Iterable[str] | None = None) -> dict[str, Any]:
+    """Check that a value is a mapping of text to something, with known keys only."""
+    if value is None:  # "variant:" with nothing after it
+        value = {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: is {value!r}; expected keys and values")
+    for key in value:
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: key {key!r} is no text")
+        if known is not None and key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}; known: {_list(known)}")
+    return value
+
+
+def _options(value: Mapping[str, Any], where: str) -> dict[str, str]:
+    options = _mapping(value.get("options", {}), f"{where}: options")
+    for key in options:
+        if key in RESERVED_OPTIONS:
+            raise ConfigError(f"{where}: options: {key} is set for each run by the tool")
+    return {key: _text(item, f"{where}: options: {key}") for key, item in options.items()}
+
+
+def _text(value: Any, where: str) -> str:
+    """Return a value as it stands on a command line, where the config reads it back."""
+    if not (isinstance(value, _SCALARS) or _is_list(value)):
+        raise ConfigError(
+            f"{where} is {value!r}; expected a number, text, or a list "
+            "(write keys in full, as SOLVER.MAX_ITER)"
+        )
+    return value if isinstance(value, str) else repr(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, _SCALARS) or _is_list(v) for v in value)
+
+
+def _seeds(
+    value: Mapping[str, Any], where: str, default: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
+    if "seeds" not in value and default is not None:
+        return default
+    seeds = value.get("seeds")
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or not all(type(seed) is int and 0 <= seed < _SEED_LIMIT for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise ConfigError(
+            f"{where}: seeds is {seeds!r}; expected a list of different whole numbers from 0, "
+            "as [1, 2]"
+        )
+    return tuple(seeds)
+
+
+def _variants(root: Mapping[str, Any], where: str) -> dict[str, Any]:
+    variants = _mapping(root.get("variants", {}), where)
+    if not variants:
+        raise ConfigError(f"{where}: none; expected at least one")
+    folders: dict[str, str] = {}
+    for name in variants:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{where}: {name!r} cannot name a folder; use letters, digits, _+-")
+        # Some file systems take them for one folder.
+        if name.lower() in folders:
+            raise ConfigError(f"{where}: {folders[name.lower()]!r} and {name!r} are one name")
+        folders[name.lower()] = name
+    return variants
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

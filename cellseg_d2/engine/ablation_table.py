@@ -1,0 +1,194 @@
+"""What an ablation shows: a table in Markdown and CSV, and the curves of its runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from tabulate import tabulate
+
+from ..errors import CellDataError
+from ..visualization.curves import plot_metrics
+from .ablation import METRICS_FILE, Failure, Run, read_result
+from .ablation_file import Ablation
+
+logger = logging.getLogger(__name__)
+
+TABLE_FILE = "table.md"
+CSV_FILE = "table.csv"
+CURVES_FILE = "curves.png"
+
+SHOWN_SCORES = (("segm", "AP"), ("segm", "AP50"), ("segm", "AP75"), ("bbox", "AP50"))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and spread of one figure over a variant's runs.
+
+    Attributes:
+        mean: None without a value.
+        spread: sample standard deviation; None for fewer than two values.
+    """
+
+    mean: float | None
+    spread: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Statistic:
+        """Compute it, leaving out what is None."""
+        known = [value for value in values if value is not None]
+        return cls(
+            statistics.fmean(known) if known else None,
+            statistics.stdev(known) if len(known) > 1 else None,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant.
+
+    Attributes:
+        variant: its name.
+        finished: how many of its runs are.
+        runs: how many it has.
+        scores: of ``SHOWN_SCORES``, in percent.
+        parameters: of the model; None if not known.
+        seconds: mean over the runs; None if not known.
+    """
+
+    variant: str
+    finished: int
+    runs: int
+    scores: tuple[Statistic, ...]
+    parameters: int | None
+    seconds: float | None
+
+
+def summarize(runs: Sequence[Run]) -> list[Row]:
+    """Sum up the finished runs of each variant, in the order of ``runs``.
+
+    Raises:
+        CellDataError: where a result is damaged.
+    """
+    rows = []
+    for variant in dict.fromkeys(run.variant for run in runs):
+        own = [run for run in runs if run.variant == variant]
+        results = [read_result(run) for run in own if run.finished]
+        scores = tuple(
+            Statistic.of([result["scores"].get(task, {}).get(key) for result in results])
+            for task, key in SHOWN_SCORES
+        )
+        parameters = next((r["parameters"] for r in results if r["parameters"]), None)
+        seconds = Statistic.of([result["seconds"] for result in results]).mean
+        rows.append(Row(variant, len(results), len(own), scores, parameters, seconds))
+    return rows
+
+
+def markdown(ablation: Ablation, rows: Sequence[Row], failures: Sequence[Failure] = ()) -> str:
+    """Lay out the rows, and name what failed."""
+    header = ["variant", "runs", *(f"{task} {key}" for task, key in SHOWN_SCORES)]
+    header += ["parameters (M)", "training (s)"]
+    lines = [
+        [
+            row.variant,
+            str(row.finished) if row.finished == row.runs else f"{row.finished} of {row.runs}",
+            *map(_mean_and_spread, row.scores),
+            "–" if row.parameters is None else f"{row.parameters / 1e6:.2f}",
+            "–" if row.seconds is None else f"{row.seconds:.0f}",
+        ]
+        for row in rows
+    ]
+    align = ("left", *["right"] * (len(header) - 1))
+    table = tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=align)
+    title = f"# {ablation.name}" + (f", form {ablation.form}" if ablation.form else "")
+    seeds = ", ".join(map(str, ablation.seeds))
+    note = f"Percent, mean ± sample standard deviation over the runs; seeds: {seeds}."
+    parts = [title, table, note]
+    if failures:
+        parts.append("\n".join(f"- failed: {f.run.folder} ({f.reason})" for f in failures))
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Lay out the rows for programs; what is not known is empty."""
+    names = [f"{task}_{key}" for task, key in SHOWN_SCORES]
+    header = ["variant", "finished", "runs"]
+    header += [f"{name}_{part}" for name in names for part in ("mean", "spread")]
+    header += ["parameters", "seconds"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        figures = [value for score in row.scores for value in (score.mean, score.spread)]
+        writer.writerow(
+            [
+                row.variant,
+                row.finished,
+                row.runs,
+                *("" if value is None else f"{value:.4f}" for value in figures),
+                "" if row.parameters is None else row.parameters,
+                "" if row.seconds is None else f"{row.seconds:.1f}",
+            ]
+        )
+    return text.getvalue()
+
+
+def write_tables(
+    output: str | PathLike[str],
+    ablation: Ablation,
+    runs: Sequence[Run],
+    failures: Sequence[Failure] = (),
+) -> str:
+    """Write ``table.md`` and ``table.csv`` over the finished runs.
+
+    Returns:
+        What ``table.md`` holds.
+
+    Raises:
+        CellDataError: where a result is damaged.
+    """
+    rows = summarize(runs)
+    text = markdown(ablation, rows, failures)
+    _write_whole(Path(output) / TABLE_FILE, text)
+    _write_whole(Path(output) / CSV_FILE, csv_text(rows))
+    return text
+
+
+def draw_curves(output: str | PathLike[str], runs: Sequence[Run]) -> Path | None:
+    """Draw ``curves.png`` over the finished runs.
+
+    Returns:
+        The picture; None where no run has anything to draw, which is logged.
+    """
+    many = len({run.seed for run in runs}) > 1
+    metrics = {
+        (f"{run.variant}/seed{run.seed}" if many else run.variant): run.folder / METRICS_FILE
+        for run in runs
+        if run.finished
+    }
+    try:
+        return plot_metrics(metrics, Path(output) / CURVES_FILE)
+    except (CellDataError, ValueError) as error:
+        logger.warning("no curves: %s", error)
+        return None
+
+
+def _mean_and_spread(score: Statistic) -> str:
+    if score.mean is None:
+        return "–"
+    spread = "–" if score.spread is None else f"{score.spread:.1f}"
+    return f"{score.mean:.1f} ± {spread}"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
