@@ -29,7 +29,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def label_runs(runs: Sequence[Path]) -> dict[str, Path]:
-    """Name each run by its folder, or by its whole path where folders have one name.
+    """Name each run by its folder, with as many folders above it as tell the runs apart.
 
     Args:
         runs: folders, or files in them.
@@ -38,11 +38,12 @@ def label_runs(runs: Sequence[Path]) -> dict[str, Path]:
         {label: metrics file}.
     """
     files = [run if run.is_file() else run / METRICS_FILE for run in runs]
-    names = [file.resolve().parent.name for file in files]
-    return {
-        (name if names.count(name) == 1 else str(file)): file
-        for name, file in zip(names, files, strict=True)
-    }
+    folders = [file.resolve().parent.parts for file in files]
+    for depth in range(1, max(map(len, folders)) + 1):
+        labels = ["/".join(parts[-depth:]) for parts in folders]
+        if len(set(labels)) == len(labels):
+            return dict(zip(labels, files, strict=True))
+    return {str(file): file for file in files}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,10 +9,13 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.typing import LineStyleType
 from numpy.typing import ArrayLike, NDArray
 
 from .metrics import Series, read_metrics
@@ -23,7 +26,7 @@ _PANEL_SIZE = (6.4, 3.7)  # inches
 # Okabe & Ito's colours (2008), which stay apart for colour-blind readers; no yellow on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8A5FBF")
 # Told apart without colour: one for each run where colours say which metric it is.
-_STYLES = ("-", "--", ":", "-.")
+_STYLES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 _AP = re.compile(r"(?:.*/)?segm/(AP|AP50|AP75)")
@@ -155,9 +158,28 @@ def _draw_panel(axes: Axes, panel: _Panel, runs: Runs) -> None:
         axes.set_ylim(0, min(100.0, axes.get_ylim()[1]))
     # matplotlib would put a common power of ten where the epochs are.
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    handles, texts = axes.get_legend_handles_labels()
-    if len(texts) > 1:
-        axes.legend(handles, texts, fontsize=8, framealpha=0.85, ncols=1 + (len(texts) > 6))
+    _add_legend(axes, list(lines), names, panel.color_by_run)
+
+
+def _add_legend(axes: Axes, runs: list[str], metrics: list[str], color_by_run: bool) -> None:
+    """Name the lines; of several runs and metrics, the colours and the styles, not each pair."""
+    if len(runs) > 1 and len(metrics) > 1:
+        tints, dashes = (runs, metrics) if color_by_run else (metrics, runs)
+        handles: list[Artist] = [
+            Line2D([], [], color=_COLORS[i % len(_COLORS)]) for i in range(len(tints))
+        ]
+        for i in range(len(dashes)):
+            marker = None if color_by_run else _MARKERS[i % len(_MARKERS)]
+            style = _STYLES[i % len(_STYLES)]
+            handles.append(Line2D([], [], color="#555555", linestyle=style, marker=marker))
+        # A dollar sign would begin a formula.
+        texts = [name.replace("$", r"\$") for name in (*tints, *dashes)]
+    else:
+        handles, texts = axes.get_legend_handles_labels()
+    if len(texts) > 6:  # beside the plot, where it hides no line
+        axes.legend(handles, texts, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    elif len(texts) > 1:
+        axes.legend(handles, texts, fontsize=8, framealpha=0.85)
 
 
 def _few(panel: _Panel, series: Series) -> bool:

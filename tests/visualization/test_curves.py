@@ -80,7 +80,9 @@ def test_several_runs_are_told_apart(tmp_path: Path, panels: dict[str, Axes]) ->
     runs = {name: training(tmp_path / name) for name in ("sgd", "adamw")}
     plot_metrics(runs, tmp_path / "curves.png")
     assert legend_of(panels["Learning rate"]) == ["sgd", "adamw"]
-    assert legend_of(panels["Total loss"])[0] == "sgd: training"
+    # Colours are the runs and styles the losses; in the other panels it is the other way round.
+    assert legend_of(panels["Total loss"]) == ["sgd", "adamw", "training", "validation"]
+    assert legend_of(panels["Mask AP, validation"]) == ["AP", "AP50", "AP75", "sgd", "adamw"]
     for axes in panels.values():
         looks = [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()]
         assert len(set(looks)) == len(looks)
