@@ -21,7 +21,7 @@ from detectron2.utils.logger import setup_logger
 
 from cellseg_d2 import CellDataError, ConfigError, load_config
 from cellseg_d2.checkpoint import CellCheckpointer
-from cellseg_d2.engine import CellTrainer, register_datasets
+from cellseg_d2.engine import CellTrainer, normalize_by_dataset, register_datasets
 from cellseg_d2.evaluation import score_table, write_scores
 from cellseg_d2.evaluation.score_file import SCORE_FILE
 
@@ -30,6 +30,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Load the config, register its data sets, and start the log in the output folder."""
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg)
+    if not args.eval_only:
+        normalize_by_dataset(cfg)
     cfg.freeze()
     if args.eval_only:
         # Not upstream's set-up: it would overwrite the config.yaml of the run that is evaluated.

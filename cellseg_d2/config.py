@@ -58,8 +58,22 @@ def add_cellseg_config(cfg: CN) -> None:
     cfg.INPUT.CELL.MAX_PIXELS = 100_000_000
     # [low, high] that becomes [0, 255] in images of more than 8 bits; [] for the stated range.
     cfg.INPUT.CELL.INTENSITY_RANGE = []
+    # What pixels are normalised by: "config" (MODEL.PIXEL_MEAN and PIXEL_STD), or "dataset", which
+    # sets those two to the training images' own when training starts and saves them with the run.
+    cfg.INPUT.CELL.NORMALIZATION = "config"
     # Augmentation recipe by name (cellseg_d2/data/augmentation/recipes.py).
     cfg.INPUT.CELL.RECIPE = "dihedral"
+
+    # Cells of rare classes pasted into other images (cellseg_d2/data/augmentation/copy_paste.py).
+    cfg.INPUT.CELL.COPY_PASTE = CN()
+    # Classes to paste, by category (from 0) or by name; [] pastes nothing.
+    cfg.INPUT.CELL.COPY_PASTE.CLASSES = []
+    # At most so many cells are pasted into an image.
+    cfg.INPUT.CELL.COPY_PASTE.MAX_CELLS = 3
+    # Largest share of another cell that pasted cells may cover.
+    cfg.INPUT.CELL.COPY_PASTE.MAX_COVER = 0.2
+    # Probability with which anything is pasted into an image.
+    cfg.INPUT.CELL.COPY_PASTE.PROB = 0.5
 
     cfg.MODEL.CBAM = CN()
     # ResNet stages that a CBAM follows (Woo et al. 2018), of res2, res3, res4, res5.
@@ -77,6 +91,9 @@ def add_cellseg_config(cfg: CN) -> None:
     # Probability with which the last block is skipped in training; the paper's for the size if < 0.
     cfg.MODEL.CONVNEXT.STOCHASTIC_DEPTH = -1.0
 
+    # Weight of each class in the box head's classification loss, where background has 1
+    # (cellseg_d2/modeling/class_weights.py); [] for 1 each.
+    cfg.MODEL.ROI_BOX_HEAD.CLASS_WEIGHTS = []
     # Loss of the mask head, PointRend's too: "bce", "dice", "bce_dice" or "tversky".
     cfg.MODEL.ROI_MASK_HEAD.LOSS = "bce"
     # Weights of BCE and Dice in "bce_dice".
@@ -192,6 +209,10 @@ def complete_config(cfg: CN) -> None:
     if cfg.INPUT.CELL.CHANNEL_ORDER not in ("RGB", "BGR"):
         raise ConfigError(
             f"INPUT.CELL.CHANNEL_ORDER is {cfg.INPUT.CELL.CHANNEL_ORDER!r}; it is RGB or BGR"
+        )
+    if cfg.INPUT.CELL.NORMALIZATION not in ("config", "dataset"):
+        raise ConfigError(
+            f"INPUT.CELL.NORMALIZATION is {cfg.INPUT.CELL.NORMALIZATION!r}; it is config or dataset"
         )
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; it is RGB or BGR")

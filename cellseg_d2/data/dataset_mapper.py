@@ -121,7 +121,8 @@ class CellDatasetMapper:
                 "do not change files during a run; start again",
             )
         categories, label_maps = self._read_label_maps(dataset_dict) if self.is_train else ([], [])
-        sample = CellAugInput(image, label_maps)
+        kept_ids = dataset_dict["kept_ids"] if self.is_train else {}
+        sample = CellAugInput(image, label_maps, categories, kept_ids)
         with seeded_random((self.seed, position)):
             self.augmentations(sample)
         image = sample.image if self.image_format == "RGB" else sample.image[:, :, ::-1]
@@ -129,7 +130,7 @@ class CellDatasetMapper:
         mapped["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.is_train:
             mapped["instances"] = build_instances(
-                sample.label_maps, categories, dataset_dict["kept_ids"], sample.image.shape[:2]
+                sample.label_maps, sample.categories, sample.kept_ids, sample.image.shape[:2]
             )
             if self.target_generator:
                 mapped |= self.target_generator(mapped["instances"].gt_masks)

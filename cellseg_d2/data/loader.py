@@ -1,8 +1,9 @@
 """The stream of training batches: which image stands at which position, on any number of workers.
 
-The stream is an endless sequence of positions 0, 1, 2, …, cut into epochs. The images of epoch e and
-their order are drawn from (seed, e): each image once, or as often as its repeat factor says. A sample's random numbers depend on (seed, position)
-alone. So the number of workers and of ranks changes nothing, and a run resumes by position.
+The stream is an endless sequence of positions 0, 1, 2, …, cut into epochs. The images of epoch e
+and their order are drawn from (seed, e): each image once, or as often as its repeat factor says. A
+sample's random numbers depend on (seed, position) alone. So the number of workers and of ranks
+changes nothing, and a run resumes by position.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class RepeatFactorSampler(StreamSampler):
     A factor of 2.3 makes three copies in 30 % of the epochs and two in the others, drawn from
     (seed, epoch), as Detectron2's ``RepeatFactorTrainingSampler`` rounds. Epochs so differ in
     length, and where one starts is the sum of the lengths before it: those are computed when first
-    asked for, about 10 µs an epoch of 209 images, whatever position the stream starts from.
+    asked for, 15 µs an epoch of 209 images, whatever position the stream starts from.
 
     Args:
         repeat_factors: (N,) how often each image comes up in an epoch on average, at least 1.

@@ -8,14 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from tqdm import tqdm
 
-from ..data import load_cell_dicts, register_cell_dataset
+from ..data import load_cell_dicts, read_image, register_cell_dataset
+from ..data.inspection import channel_statistics
 from ..data.split import split_dicts
-from ..errors import CellDataError
+from ..errors import CellDataError, ConfigError
 from ..visualization.colors import class_colors
 
 logger = logging.getLogger(__name__)
+
+_CHANNELS = 3
 
 Dicts = list[dict[str, Any]]
 
@@ -82,3 +88,47 @@ def register_datasets(cfg: CfgNode) -> None:
             class_colors=class_colors(len(cell.CLASS_NAMES)),
             dicts=dicts,
         )
+
+
+def normalize_by_dataset(cfg: CfgNode) -> None:
+    """Set ``PIXEL_MEAN`` and ``PIXEL_STD`` to the training images' own, where the config asks so.
+
+    The config then holds plain numbers and no longer asks, so that the one saved with the run
+    predicts as it was trained.
+
+    Args:
+        cfg: with its data sets registered; changed in place.
+
+    Raises:
+        CellDataError: where an image cannot be read.
+        ConfigError: where the training images are all of one colour in a channel.
+    """
+    if cfg.INPUT.CELL.NORMALIZATION != "dataset":
+        return
+    histogram = np.zeros((_CHANNELS, 256), np.int64)
+    for name in cfg.DATASETS.TRAIN:
+        for item in tqdm(DatasetCatalog.get(name), desc="Reading colours", delay=1, disable=None):
+            image = read_image(
+                item["file_name"],
+                cfg.INPUT.CELL.CHANNEL_ORDER,
+                max_pixels=cfg.INPUT.CELL.MAX_PIXELS,
+                intensity_range=tuple(cfg.INPUT.CELL.INTENSITY_RANGE) or None,
+            )
+            for channel in range(_CHANNELS):
+                histogram[channel] += np.bincount(image[:, :, channel].ravel(), minlength=256)
+    mean, std = channel_statistics(histogram)
+    if not (std > 0).all():
+        raise ConfigError(
+            "INPUT.CELL.NORMALIZATION is dataset, but a channel of the training images has no "
+            f"variation (standard deviations {std.tolist()}); use config"
+        )
+    if cfg.INPUT.FORMAT == "BGR":
+        mean, std = mean[::-1], std[::-1]
+    cfg.MODEL.PIXEL_MEAN = [round(float(value), 3) for value in mean]
+    cfg.MODEL.PIXEL_STD = [round(float(value), 3) for value in std]
+    cfg.INPUT.CELL.NORMALIZATION = "config"
+    logger.info(
+        "normalising by the training images: mean %s, standard deviation %s",
+        cfg.MODEL.PIXEL_MEAN,
+        cfg.MODEL.PIXEL_STD,
+    )

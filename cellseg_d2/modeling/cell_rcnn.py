@@ -14,6 +14,7 @@ from detectron2.structures import Boxes, Instances
 from ..errors import ConfigError
 from ..structures import RLEMasks, encode_roi_masks
 from .center_boundary_head import CenterBoundaryHead
+from .class_weights import weight_classes
 from .nms import SoftNMS, mask_nms
 
 MASK_THRESHOLD = 0.5
@@ -62,13 +63,15 @@ class CellRCNN(GeneralizedRCNN):
 
         Raises:
             ConfigError: where the auxiliary head's feature is none of the backbone's, or
-                ``TEST.SOFT_NMS`` or ``TEST.MASK_NMS`` is out of range.
+                ``TEST.SOFT_NMS``, ``TEST.MASK_NMS`` or ``MODEL.ROI_BOX_HEAD.CLASS_WEIGHTS`` is out
+                of range.
         """
         soft_nms, threshold = SoftNMS.from_config(cfg), cfg.TEST.MASK_NMS.THRESHOLD
         if not 0 <= threshold <= 1:
             raise ConfigError(f"TEST.MASK_NMS.THRESHOLD is {threshold}; it lies in [0, 1]")
         arguments = super().from_config(cfg if soft_nms is None else _without_nms(cfg))
         arguments |= {"soft_nms": soft_nms, "mask_nms_threshold": threshold}
+        weight_classes(arguments["roi_heads"], cfg.MODEL.ROI_BOX_HEAD.CLASS_WEIGHTS)
         if cfg.MODEL.CENTER_BOUNDARY_HEAD.ENABLED:
             shapes = arguments["backbone"].output_shape()
             arguments["center_boundary_head"] = CenterBoundaryHead(cfg, shapes)

@@ -118,7 +118,8 @@ def test_factors_of_one_are_the_plain_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factors", "message"), [([1.0, 0.5], "at least 1"), ([np.nan], "at least 1"), ([], "no images")]
+    ("factors", "message"),
+    [([1.0, 0.5], "at least 1"), ([np.nan], "at least 1"), ([], "no images")],
 )
 def test_factors_that_are_refused(factors: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -219,3 +219,23 @@ def test_registered_sets_are_disjoint_and_complete(cfg: CfgNode) -> None:
     assert names["cells_train"].isdisjoint(names["cells_val"])
     assert names["cells_train"] | names["cells_val"] == names["cells_trainval"]
     assert len(names["cells_val"]) == 2
+
+
+def test_images_of_rare_classes_come_up_more_often(
+    root: Path, tmp_path: Path, repository: Path
+) -> None:
+    option = ("DATASETS.CELL.REPEAT_THRESHOLD", 1.0)
+    cfg = tiny_config(root, tmp_path / "run", repository, "SOLVER.MAX_EPOCHS", 2, *option)
+    register_datasets(cfg)
+    rare = DatasetCatalog.get("cells_train")
+    assert CellTrainer.build_sampler(cfg).epoch_size == len(rare) == 4, "both classes everywhere"
+    rare = [{**d, "kept_ids": {1: d["kept_ids"][1]}} for d in rare[1:]] + rare[:1]
+    DatasetCatalog.remove("cells_train")
+    DatasetCatalog.register("cells_train", lambda: rare)
+    sampler = CellTrainer.build_sampler(cfg)
+    # Class 0 is in one image of four: that image comes up twice.
+    drawn = [sampler.index_at(position) for position in range(5)]
+    assert np.bincount(drawn).tolist() == [1, 1, 1, 2]
+    trainer = CellTrainer(cfg)
+    assert trainer.iterations_per_epoch == 3  # five samples, two at a time
+    DatasetCatalog.remove("cells_train")

@@ -1,21 +1,14 @@
 """Augmentations in Detectron2's terms, each exact on label maps whatever the ids."""
 
-from .geometric import (
-    RandomRot90,
-    ResizeShortestEdge,
-    ResizeTransform,
-    Rot90Transform,
-)
+from .geometric import ResizeShortestEdge, ResizeTransform
 from .inputs import CellAugInput
 from .recipes import RECIPES, build_augmentations, build_recipe
 
 __all__ = [
     "RECIPES",
     "CellAugInput",
-    "RandomRot90",
     "ResizeShortestEdge",
     "ResizeTransform",
-    "Rot90Transform",
     "build_augmentations",
     "build_recipe",
 ]

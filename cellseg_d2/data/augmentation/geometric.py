@@ -1,7 +1,7 @@
 """Geometric transforms that keep every id of a label map intact.
 
 Upstream's flips and crops slice the array and are exact as they are. Its ``ResizeTransform`` raises
-on int32 and its ``RotationTransform`` has no exact quarter turn, so both have a counterpart here.
+on int32, so it has a counterpart here; everything that turns or bends is in :mod:`.warp`.
 """
 
 from __future__ import annotations
@@ -46,59 +46,3 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         if (resize.h, resize.w) == (new_h, new_w):
             return NoOpTransform()
         return ResizeTransform(resize.h, resize.w, new_h, new_w, resize.interp)
-
-
-class Rot90Transform(Transform):
-    """Quarter turns counter-clockwise, as ``numpy.rot90`` turns an array shown with y downwards.
-
-    Args:
-        height, width: size of the input in pixels.
-        turns: number of quarter turns, 0 to 3.
-    """
-
-    def __init__(self, height: int, width: int, turns: int) -> None:
-        super().__init__()
-        self.height = height
-        self.width = width
-        self.turns = turns % 4
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """Turn a (H, W) or (H, W, C) array."""
-        return np.rot90(img, self.turns)
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Turn a (H, W) label map."""
-        return np.rot90(segmentation, self.turns)
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Turn (N, 2) points (x, y), in pixels, where the image spans [0, W] x [0, H]."""
-        x, y = coords[:, 0], coords[:, 1]
-        if self.turns == 1:
-            x, y = y, self.width - x
-        elif self.turns == 2:
-            x, y = self.width - x, self.height - y
-        elif self.turns == 3:
-            x, y = self.height - y, x
-        return np.stack([x, y], axis=1)
-
-    def inverse(self) -> Transform:
-        """The turn back."""
-        height, width = self.height, self.width
-        if self.turns % 2:
-            height, width = width, height
-        return Rot90Transform(height, width, -self.turns)
-
-
-class RandomRot90(T.Augmentation):
-    """A random number of quarter turns, 0 to 3, with probability ``prob``; otherwise none."""
-
-    def __init__(self, prob: float = 1.0) -> None:
-        super().__init__()
-        self.prob = prob
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw the number of turns."""
-        if self._rand_range() >= self.prob:
-            return NoOpTransform()
-        height, width = image.shape[:2]
-        return Rot90Transform(height, width, int(self._rand_range(4)))

@@ -1,0 +1,77 @@
+"""Jitter of histology's own colours: the amounts of haematoxylin, eosin and DAB.
+
+Ruifrok and Johnston 2001, "Quantification of histochemical staining by color deconvolution": by
+Beer and Lambert's law the optical densities of a pixel, -log10(level / 255) in R, G and B, are the
+amounts of the stains times the stains' own densities. Tellez et al. 2018, "Whole-Slide Mitosis
+Detection in H&E Breast Histology Using PHH3 as a Reference to Train Distilled Stain-Invariant
+Convolutional Networks": each amount scaled and shifted at random, as laboratories differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from fvcore.transforms.transform import Transform
+
+from .photometric_base import PhotometricAugmentation, PhotometricTransform, check_share, map_strips
+
+STAIN_DENSITIES = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+"""Rows haematoxylin, eosin, DAB: densities in R, G, B, of unit length (Ruifrok and Johnston)."""
+
+# A level of 0 stands for anything below a half; its middle keeps the density finite.
+_DENSITY = -np.log10(np.maximum(np.arange(256), 0.25) / 255)
+
+
+class HEDTransform(PhotometricTransform):
+    """Scale and shift the amount of each stain.
+
+    Amounts may be negative, as no three stains reach every colour; they are kept, so that a scale
+    of 1 and a shift of 0 change nothing.
+
+    Args:
+        scale: (3,) factors of haematoxylin, eosin and DAB, 0 or more.
+        shift: (3,) amounts added to them, in units of optical density: a shift of 0.05 takes 11 %
+            of the light in a channel where the stain's density is 1, from the background too.
+    """
+
+    def __init__(self, scale: Sequence[float], shift: Sequence[float]) -> None:
+        super().__init__()
+        self.scale = tuple(scale)
+        self.shift = tuple(shift)
+
+    def change(self, image: np.ndarray) -> np.ndarray:
+        """Return the image as if stained with the changed amounts."""
+        # Deconvolution, change and reconvolution are one affine map of the three densities.
+        linear = np.linalg.inv(STAIN_DENSITIES) @ np.diag(self.scale) @ STAIN_DENSITIES
+        offset = np.asarray(self.shift) @ STAIN_DENSITIES
+        to_exponent = -np.log(10) * np.column_stack([linear.T, offset])
+        density = _DENSITY.astype(np.float32)
+
+        def restain(strip: np.ndarray) -> np.ndarray:
+            exponent = cv2.transform(cv2.LUT(strip, density), to_exponent.astype(np.float32))
+            return cv2.convertScaleAbs(cv2.exp(exponent), alpha=255)
+
+        return map_strips(image, restain)
+
+
+class HEDJitter(PhotometricAugmentation):
+    """Scale and shift the amount of each stain by its own small draws.
+
+    Args:
+        scale: limit s, 0 to 1; each factor is drawn from 1 - s to 1 + s.
+        shift: limit b, 0 to 1, in units of optical density; each shift is drawn from -b to b.
+        prob: probability of a change.
+    """
+
+    def __init__(self, scale: float = 0.05, shift: float = 0.05, prob: float = 1.0) -> None:
+        super().__init__(prob)
+        self.scale = check_share("scale", scale)
+        self.shift = check_share("shift", shift)
+
+    def draw(self) -> Transform:
+        """Draw the three factors, then the three shifts."""
+        scale = self._rand_range(1 - self.scale, 1 + self.scale, 3)
+        shift = self._rand_range(-self.shift, self.shift, 3)
+        return HEDTransform(scale.tolist(), shift.tolist())
