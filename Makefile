@@ -36,6 +36,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.txt
 	$(PY) tools/benchmark.py
 
 # The main job on data made for it. Every step is a command that works the same on one's own data.

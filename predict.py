@@ -91,7 +91,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         written = write_submission(
             predict(cfg, dicts, overlays, args.overlay_threshold), args.output
         )
-    except CellDataError as error:
+    except (CellDataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ConfigError as error:

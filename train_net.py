@@ -14,14 +14,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException
 
 from cellseg_d2 import CellDataError, ConfigError, load_config
 from cellseg_d2.checkpoint import CellCheckpointer
-from cellseg_d2.engine import CellTrainer, normalize_by_dataset, register_datasets
+from cellseg_d2.config import require_fixed_normalization
+from cellseg_d2.engine import (
+    CellTrainer,
+    check_evaluation_sets,
+    normalize_by_dataset,
+    register_datasets,
+)
 from cellseg_d2.evaluation import score_table, write_scores
 from cellseg_d2.evaluation.score_file import SCORE_FILE
 
@@ -30,7 +38,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Load the config, register its data sets, and start the log in the output folder."""
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg)
-    if not args.eval_only:
+    check_evaluation_sets(cfg)
+    if args.eval_only:
+        require_fixed_normalization(cfg)
+    else:
         normalize_by_dataset(cfg)
     cfg.freeze()
     if args.eval_only:
@@ -63,24 +74,46 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     return results
 
 
+def guarded_main(args: argparse.Namespace) -> int:
+    """Run one process of the job; turn a fault of the user's into a line and an exit status."""
+    try:
+        main(args)
+    except (CellDataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def worker(args: argparse.Namespace) -> None:
+    """Run one of several processes, which can only tell how it ended by its exit status."""
+    sys.exit(guarded_main(args))
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and launch the job; return the exit status."""
     args = default_argument_parser(epilog=__doc__).parse_args(arguments)
+    if args.num_gpus * args.num_machines <= 1:
+        return guarded_main(args)
+    if args.num_gpus > torch.cuda.device_count():
+        print(
+            f"error: --num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}",
+            file=sys.stderr,
+        )
+        return 2
     try:
         launch(
-            main,
+            worker,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
             args=(args,),
         )
-    except CellDataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except ProcessExitedException as error:
+        return error.exit_code or 1
     return 0
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -150,6 +153,8 @@ def add_cellseg_config(cfg: CN) -> None:
     # Total-norm clipping; upstream's "value" and "norm" work on each parameter by itself.
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.MODEL.META_ARCHITECTURE = "CellRCNN"
+    # Upstream's -1 draws a seed anew each time, and a run could not be resumed exactly.
+    cfg.SEED = 0
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(cfg.DATASETS.CELL.CLASS_NAMES)
 
 
@@ -179,12 +184,53 @@ def load_config(config_file: str | PathLike[str] | None = None, options: Sequenc
             cfg.merge_from_file(path, allow_unsafe=False)
         except _MERGE_ERRORS as error:
             raise ConfigError(f"{path}: {error}") from error
-    try:
-        cfg.merge_from_list(list(options))
-    except _MERGE_ERRORS as error:
-        raise ConfigError(f"options {' '.join(map(str, options))}: {error}") from error
+    if len(options) % 2:
+        raise ConfigError(f"options come as KEY VALUE pairs, not {' '.join(map(str, options))}")
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        _set_option(cfg, str(key), value)
     complete_config(cfg)
+    if cfg.SOLVER.MAX_EPOCHS > 0:
+        for key in _COUNTED_IN_ITERATIONS:
+            if key in options[::2]:
+                raise ConfigError(
+                    f"{key} has no effect while SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}: set "
+                    f"{_COUNTED_IN_ITERATIONS[key]}, or add SOLVER.MAX_EPOCHS 0 to count iterations"
+                )
     return cfg
+
+
+def _set_option(cfg: CN, key: str, value: Any) -> None:
+    """Set one key; a whole number will do where a fraction may stand."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CN) else None
+    if isinstance(node, float):
+        with contextlib.suppress(TypeError, ValueError):
+            value = float(value)
+    try:
+        cfg.merge_from_list([key, value])
+    except _MERGE_ERRORS as error:
+        raise ConfigError(f"option {key} {value}: {error}") from error
+
+
+_COUNTED_IN_ITERATIONS = {
+    "SOLVER.MAX_ITER": "SOLVER.MAX_EPOCHS",
+    "SOLVER.CHECKPOINT_PERIOD": "SOLVER.CHECKPOINT_EPOCHS",
+    "TEST.EVAL_PERIOD": "TEST.EVAL_EPOCHS",
+}
+
+
+def require_fixed_normalization(cfg: CN) -> None:
+    """Refuse to predict with a config whose normalisation only training settles.
+
+    Raises:
+        ConfigError: where ``INPUT.CELL.NORMALIZATION`` is "dataset".
+    """
+    if cfg.INPUT.CELL.NORMALIZATION == "dataset":
+        raise ConfigError(
+            "INPUT.CELL.NORMALIZATION is dataset: the mean and standard deviation that the model "
+            "was trained with are in its run's config.yaml; give that file as the config"
+        )
 
 
 def complete_config(cfg: CN) -> None:
@@ -214,6 +260,7 @@ def complete_config(cfg: CN) -> None:
         raise ConfigError(
             f"INPUT.CELL.NORMALIZATION is {cfg.INPUT.CELL.NORMALIZATION!r}; it is config or dataset"
         )
+    _check_ranges(cfg)
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; it is RGB or BGR")
     if not cfg.MODEL.WEIGHTS:
@@ -246,3 +293,28 @@ def _train_from_scratch(cfg: CN) -> None:
         backbone.FREEZE_AT = 0
     if changes:
         logger.warning('MODEL.WEIGHTS is "": training from scratch, with %s', ", ".join(changes))
+
+
+def _check_ranges(cfg: CN) -> None:
+    """Refuse values that would be found out only after the data or the model is read."""
+    cell, solver = cfg.DATASETS.CELL, cfg.SOLVER
+    requirements = {
+        "DATASETS.CELL.INSTANCES": (cell.INSTANCES in ("ids", "components"), "ids or components"),
+        "DATASETS.CELL.MIN_AREA": (cell.MIN_AREA >= 1, "at least 1"),
+        "DATASETS.CELL.VAL_FRACTION": (0 <= cell.VAL_FRACTION < 1, "at least 0 and below 1"),
+        "SOLVER.IMS_PER_BATCH": (solver.IMS_PER_BATCH >= 1, "at least 1"),
+        "SOLVER.BASE_LR": (solver.BASE_LR > 0, "above 0"),
+        "SEED": (cfg.SEED >= 0, "at least 0, so that a run can be resumed exactly"),
+    }
+    for key, (holds, expected) in requirements.items():
+        if not holds:
+            value: Any = cfg
+            for part in key.split("."):
+                value = value[part]
+            raise ConfigError(f"{key} is {value!r}; expected {expected}")
+    try:
+        re.compile(cell.GROUP_PATTERN)
+    except re.error as error:
+        raise ConfigError(
+            f"DATASETS.CELL.GROUP_PATTERN {cell.GROUP_PATTERN!r} is no regular expression: {error}"
+        ) from error

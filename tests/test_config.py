@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 from cellseg_d2 import ConfigError, load_config
+from cellseg_d2.config import require_fixed_normalization
 from cellseg_d2.data.dataset_mapper import build_instances
 from cellseg_d2.data.target_generator import CenterBoundaryTargets
 from cellseg_d2.modeling.parameter_count import count_parameters
@@ -171,6 +172,26 @@ def test_files_that_are_no_config_are_refused(text: str | None, message: str, tm
         path.write_text(text)
     with pytest.raises(ConfigError, match=f"(?s)bad.yaml.*{message}"):
         load_config(path)
+
+
+def test_whole_numbers_do_for_fractions() -> None:
+    cfg = load_config(options=["TEST.MASK_NMS.THRESHOLD", "1", "SOLVER.MIN_LR", 0])
+    assert cfg.TEST.MASK_NMS.THRESHOLD == 1.0 and isinstance(cfg.SOLVER.MIN_LR, float)
+
+
+@pytest.mark.parametrize("key", ["SOLVER.MAX_ITER", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD"])
+def test_iterations_are_refused_where_epochs_count(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} has no effect.*SOLVER.MAX_EPOCHS 0"):
+        load_config(options=["SOLVER.MAX_EPOCHS", "3", key, "10"])
+    load_config(options=["SOLVER.MAX_EPOCHS", "0", key, "10"])
+
+
+def test_prediction_wants_settled_normalisation() -> None:
+    cfg = load_config(options=["INPUT.CELL.NORMALIZATION", "dataset"])
+    with pytest.raises(ConfigError, match="config.yaml"):
+        require_fixed_normalization(cfg)
+    cfg.INPUT.CELL.NORMALIZATION = "config"
+    require_fixed_normalization(cfg)
 
 
 def test_a_config_cannot_run_code(tmp_path: Path) -> None:

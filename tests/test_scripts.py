@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.engine import default_argument_parser
+from detectron2.utils.logger import setup_logger
 
 import predict
 import train_net
@@ -24,6 +27,15 @@ TINY = [
     *("DATALOADER.NUM_WORKERS", "0", "INPUT.CELL.CHANNEL_ORDER", "BGR"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.DETECTIONS_PER_IMAGE", "20"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers():
+    """Let the scripts log to the stream that is in place now, not to an earlier test's."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("cellseg_d2", "detectron2", "fvcore"):
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +132,10 @@ def test_prediction_writes_a_valid_submission(
     [
         (["--config-file", "no.yaml"], 2, "no.yaml: no such file"),
         (["SOLVER.MAX_ITERS", "3"], 2, "MAX_ITERS"),
+        (["SOLVER.IMS_PER_BATCH", "0"], 2, "IMS_PER_BATCH"),
+        (["DATASETS.CELL.GROUP_PATTERN", "("], 2, "GROUP_PATTERN"),
+        (["SEED", "-1"], 2, "SEED"),
+        (["--num-gpus", "64"], 2, "--num-gpus 64"),
         (["DATASETS.CELL.ROOT", "/no/such/folder"], 1, "/no/such/folder"),
         ([], 1, "DATASETS.CELL.ROOT"),
     ],
@@ -128,6 +144,56 @@ def test_training_refuses_with_one_line(options, status, message, capsys) -> Non
     assert train_net.run(options) == status
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["DATASETS.CELL.VAL_FRACTION", "0"], "cells_val, which holds no image"),
+        (["DATASETS.TEST", "('cells_test',)"], "no annotations"),
+        (["DATASETS.TEST", "('cell_val',)"], "cells_trainval"),
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN"),
+    ],
+)
+def test_data_sets_that_cannot_be_used_are_refused_before_training(
+    options, message, data: Path, repository: Path, tmp_path: Path, capsys
+) -> None:
+    config = repository / "configs" / "mask_rcnn_R_18_FPN_small.yaml"
+    common = ["DATASETS.CELL.ROOT", str(data), "OUTPUT_DIR", str(tmp_path), *TINY]
+    assert train_net.run(["--config-file", str(config), *common, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("model_*"))
+
+
+@pytest.mark.slow
+def test_two_evaluation_sets(data: Path, repository: Path, tmp_path: Path, capsys) -> None:
+    config = repository / "configs" / "mask_rcnn_R_18_FPN_small.yaml"
+    common = ["DATASETS.CELL.ROOT", str(data), "OUTPUT_DIR", str(tmp_path), *TINY]
+    sets = ["DATASETS.TEST", "('cells_train', 'cells_val')"]
+    assert train_net.run(["--config-file", str(config), *common, *sets]) == 0
+    assert "cells_train/segm AP50: " in capsys.readouterr().out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert {"cells_train/segm", "cells_val/segm"} <= scores.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_file_that_breaks_during_a_run_is_named(
+    workers: str, data: Path, repository: Path, tmp_path: Path, capsys
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    for image in (root / "train").glob("*/image.tif"):
+        # Sound in its header, which is all that parsing reads, and cut in its pixels.
+        image.write_bytes(image.read_bytes()[:-200])
+    config = repository / "configs" / "mask_rcnn_R_18_FPN_small.yaml"
+    common = ["DATASETS.CELL.ROOT", str(root), "OUTPUT_DIR", str(tmp_path / "run"), *TINY]
+    status = train_net.run(
+        ["--config-file", str(config), *common, "DATALOADER.NUM_WORKERS", workers]
+    )
+    error = capsys.readouterr().err
+    assert status == 1, error
+    assert "error: " in error and "image.tif: found" in error
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 #!/usr/bin/env python
-"""Measure the program against named references: ratios of medians, results asserted equal."""
+"""Measure the program against named references.
+
+Ratios of medians, results asserted equal; of recipes that draw, ratios of means over draws, their
+ids asserted. Figures without a reference are listed below the ratios.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,22 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
 import torch
-from benchmarks import mapper, structures, targets
+from benchmarks import augmentation, loader, mapper, structures, targets
+from benchmarks.timing import Comparison, Figure
 from tabulate import tabulate
 
-PARTS = {"structures": structures.run, "mapper": mapper.run, "targets": targets.run}
+PARTS: dict[str, Callable[[], Iterator[Comparison] | Iterator[Figure]]] = {
+    "structures": structures.run,
+    "mapper": mapper.run,
+    "targets": targets.run,
+    "augmentation": augmentation.run,
+    "loader": loader.run,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,9 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{torch.get_num_threads()} threads; Python {platform.python_version()}, "
         f"torch {torch.__version__}, NumPy {np.__version__}"
     )
-    rows = []
+    rows, figures = [], []
     for part in options.parts or PARTS:
         for result in PARTS[part]():
+            if isinstance(result, Figure):
+                figures.append([result.name, f"{result.value:.3g} {result.unit}"])
+                continue
             limit = ("at most " if result.at_most else "at least ") + f"{result.goal:g}"
             rows.append(
                 [
@@ -53,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     result.reference,
                     f"{1e3 * result.reference_seconds:.1f}",
                     f"{1e3 * result.our_seconds:.2f}",
-                    f"{result.ratio:.2f}" if result.at_most else f"{result.ratio:.0f}",
+                    f"{result.ratio:.2f}" if result.ratio < 10 else f"{result.ratio:.0f}",
                     limit + ("" if result.reached else "  MISSED"),
                     f"{result.reference_memory:.0f}",
                     f"{result.our_memory:.0f}",
@@ -69,7 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "its peak MiB",
         "our peak MiB",
     ]
-    print(tabulate(rows, header, disable_numparse=True))
+    if rows:
+        print(tabulate(rows, header, disable_numparse=True))
+    if figures:
+        print(tabulate(figures, ["what", "measured"], disable_numparse=True))
     return 0
 
 

@@ -1,23 +1,34 @@
 #!/usr/bin/env python
-"""Draw a data set's cells over its images: one PNG for each image, and a contact sheet."""
+"""Draw a data set's cells over its images: one PNG for each image, and a contact sheet.
+
+With --recipe, draw instead each image under several draws of an augmentation recipe.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from detectron2.data.catalog import Metadata
 from tqdm import tqdm
 
 from cellseg_d2.data import load_cell_dicts, read_image
+from cellseg_d2.data.augmentation.recipes import RECIPES
 from cellseg_d2.data.instances import INSTANCE_RULES
 from cellseg_d2.data.layout import unique_image_names
 from cellseg_d2.errors import CellDataError
 from cellseg_d2.visualization.arguments import add_drawing_arguments, positive_int, style_of
 from cellseg_d2.visualization.galleries import Gallery
 from cellseg_d2.visualization.overlay import cell_metadata, draw_ground_truth
+from cellseg_d2.visualization.png import save_png
+from cellseg_d2.visualization.recipe_sheet import recipe_sheet
 from cellseg_d2.visualization.sheets import sheet_style
+from cellseg_d2.visualization.visualizer import OverlayStyle
+
+Images = Iterable[tuple[str, dict[str, Any]]]
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,6 +49,17 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--min-area", type=positive_int, default=1, help="smaller instances are left out, in pixels"
     )
+    parser.add_argument(
+        "--recipe",
+        choices=sorted(RECIPES),
+        help="draw what this recipe makes of each image, to OUTPUT/recipes/RECIPE/",
+    )
+    parser.add_argument(
+        "--draws", type=positive_int, default=8, help="of --recipe, for each image (default: 8)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of --recipe's draws, as SEED in training (default: 0)"
+    )
     add_drawing_arguments(parser)
     return parser.parse_args(arguments)
 
@@ -53,15 +75,40 @@ def run(args: argparse.Namespace) -> None:
         split=args.split,
     )[: args.limit]
     names = unique_image_names(record["file_name"] for record in dicts)
+    images = zip(names, tqdm(dicts, unit="image", delay=1, disable=None), strict=True)
+    draw = _draw_recipe if args.recipe else _draw_gallery
+    print(f"{len(dicts)} images drawn to {draw(args, images, metadata, style)}")
+
+
+def _draw_recipe(
+    args: argparse.Namespace, images: Images, metadata: Metadata, style: OverlayStyle
+) -> str:
+    folder = args.output / "recipes" / args.recipe
+    for name, record in images:
+        sheet = recipe_sheet(
+            record,
+            args.recipe,
+            metadata,
+            style,
+            draws=args.draws,
+            seed=args.seed,
+            channel_order=args.channel_order,
+        )
+        save_png(folder / f"{name}.png", sheet)
+    return f"{folder}, each with {args.draws} draws"
+
+
+def _draw_gallery(
+    args: argparse.Namespace, images: Images, metadata: Metadata, style: OverlayStyle
+) -> str:
     gallery = Gallery(args.output, ("image", "ground truth"), metadata)
-    for name, record in zip(names, tqdm(dicts, unit="image", delay=1, disable=None), strict=True):
+    for name, record in images:
         image = read_image(record["file_name"], args.channel_order)
         gallery.add_overlay(name, draw_ground_truth(image, record, metadata, style))
         if gallery.sheet_has_room:
             drawn = draw_ground_truth(image, record, metadata, sheet_style(style), legend=False)
             gallery.add_row(f"{name}: {len(record.get('annotations', []))} cells", (image, drawn))
-    sheet = gallery.write_sheet()
-    print(f"{len(dicts)} images drawn to {args.output / 'overlays'}, sheet {sheet}")
+    return f"{args.output / 'overlays'}, sheet {gallery.write_sheet()}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

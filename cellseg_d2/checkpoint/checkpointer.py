@@ -70,7 +70,7 @@ class CellCheckpointer(DetectionCheckpointer):
                 "a trained model's weights",
                 "add MODEL.WEIGHTS path/to/model_final.pth to the command",
             )
-        check_weights(path)
+        check_weights(path, trained=self.complete)
         self._source = path
         self._whole = self.complete or checkpointables is None
         try:

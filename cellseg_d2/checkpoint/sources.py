@@ -21,12 +21,13 @@ TORCHVISION = {
 TORCHVISION_FOLDER = "https://download.pytorch.org/models"
 
 
-def check_weights(path: str) -> None:
+def check_weights(path: str, trained: bool = False) -> None:
     """Refuse a weights file that is not there, before anything is built or trained.
 
     Args:
         path: ``MODEL.WEIGHTS``; "" trains from scratch. A path with ``://`` is left to iopath,
             which downloads it.
+        trained: whether a trained model is wanted, which nothing can stand in for.
 
     Raises:
         CellDataError: where there is no such file; it says where the ones that the configs name
@@ -37,7 +38,8 @@ def check_weights(path: str) -> None:
             path,
             "no such file",
             "the weights named by MODEL.WEIGHTS",
-            f'{_how_to_get(path)}, or train from scratch with MODEL.WEIGHTS ""',
+            _how_to_get(path)
+            + ("" if trained else ', or train from scratch with MODEL.WEIGHTS ""'),
         )
 
 

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..errors import CellDataError, ConfigError
+
 Position = tuple[int, int]
 """(index into the data set, position in the stream)."""
 
@@ -37,7 +39,7 @@ class StreamSampler(Sampler[list[Position]]):
         world_size: number of processes.
 
     Raises:
-        ValueError: for an empty data set or a batch that does not divide among the ranks.
+        ConfigError: for an empty data set or a batch that does not divide among the ranks.
     """
 
     def __init__(
@@ -50,9 +52,9 @@ class StreamSampler(Sampler[list[Position]]):
         world_size: int = 1,
     ) -> None:
         if size < 1:
-            raise ValueError("the data set holds no images")
+            raise ConfigError("the data set holds no images")
         if batch_size < 1 or batch_size % world_size:
-            raise ValueError(
+            raise ConfigError(
                 f"SOLVER.IMS_PER_BATCH is {batch_size}; it must be a positive multiple of the "
                 f"number of processes, {world_size}"
             )
@@ -148,6 +150,47 @@ class RepeatFactorSampler(StreamSampler):
         return epoch, position - firsts[epoch]
 
 
+class KeepFaults:
+    """A mapper that hands back a ``CellDataError`` instead of raising it.
+
+    PyTorch makes an error that a worker raises again out of its text alone, as a ``RuntimeError``
+    with a traceback. As a sample it arrives whole, and ``FaultRaisingLoader`` raises it.
+
+    Args:
+        mapper: called with whatever comes.
+    """
+
+    def __init__(self, mapper: Callable[..., Any]) -> None:
+        self.mapper = mapper
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            return self.mapper(*arguments)
+        except CellDataError as fault:
+            return fault
+
+
+class FaultRaisingLoader:
+    """A loader of batches (lists of samples) that raises what ``KeepFaults`` kept.
+
+    Args:
+        loader: what is iterated over.
+    """
+
+    def __init__(self, loader: DataLoader[list[Any]]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for batch in self.loader:
+            for sample in batch:
+                if isinstance(sample, CellDataError):
+                    raise sample
+            yield batch
+
+
 class MappedStream(Dataset[Any]):
     """Maps (index, position) to ``mapper(dicts[index], position)``."""
 
@@ -171,7 +214,7 @@ def build_stream_loader(
     sampler: StreamSampler,
     num_workers: int,
     pin_memory: bool = False,
-) -> DataLoader[list[Any]]:
+) -> FaultRaisingLoader:
     """Return the endless loader of training batches, each a list of mapped samples.
 
     Annotations are left out of what the workers hold: the mapper reads the label maps, and
@@ -185,8 +228,8 @@ def build_stream_loader(
         pin_memory: see ``torch.utils.data.DataLoader``.
     """
     light = [{k: v for k, v in d.items() if k != "annotations"} for d in dicts]
-    return DataLoader(
-        MappedStream(light, mapper),
+    loader: DataLoader[list[Any]] = DataLoader(
+        MappedStream(light, KeepFaults(mapper)),
         batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=list,
@@ -195,6 +238,7 @@ def build_stream_loader(
         # A generator of its own, so that starting the loader does not move the model's numbers.
         generator=torch.Generator(),
     )
+    return FaultRaisingLoader(loader)
 
 
 def _single_threaded(worker: int) -> None:

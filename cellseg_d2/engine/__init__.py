@@ -1,6 +1,6 @@
 """Training: solver, step, trainer and set-up of a run."""
 
 from .setup import normalize_by_dataset, register_datasets
-from .trainer import CellTrainer
+from .trainer import CellTrainer, check_evaluation_sets
 
-__all__ = ["CellTrainer", "normalize_by_dataset", "register_datasets"]
+__all__ = ["CellTrainer", "check_evaluation_sets", "normalize_by_dataset", "register_datasets"]

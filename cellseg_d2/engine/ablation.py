@@ -268,8 +268,11 @@ def _check_same_config(folder: Path, cfg: CfgNode) -> None:
         raise ConfigError(f"{path}: {error}") from error
     here = _flat(yaml.safe_load(cfg.dump()))
     # A key that only one of them has came or went with a release.
+    free = set(_FREE_KEYS)
+    if cfg.INPUT.CELL.NORMALIZATION == "dataset":
+        free |= {"INPUT.CELL.NORMALIZATION", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"}  # now settled
     differing = [
-        key for key in here if key in there and key not in _FREE_KEYS and here[key] != there[key]
+        key for key in here if key in there and key not in free and here[key] != there[key]
     ]
     if differing:
         key = differing[0]

@@ -12,12 +12,18 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.utils import comm
-from torch.utils.data import DataLoader
 
 from ..checkpoint import CellCheckpointer
 from ..data import CellDatasetMapper
-from ..data.loader import RepeatFactorSampler, StreamSampler, build_stream_loader
+from ..data.loader import (
+    FaultRaisingLoader,
+    KeepFaults,
+    RepeatFactorSampler,
+    StreamSampler,
+    build_stream_loader,
+)
 from ..data.repeat_factors import image_repeat_factors
+from ..errors import ConfigError
 from ..evaluation import CellEvaluator
 from .solver import (
     FULL_MODEL,
@@ -47,6 +53,7 @@ class CellTrainer(DefaultTrainer):
         # Not DefaultTrainer's: it fixes the kind of step and starts the loader before it is known
         # where in the stream to start.
         super(DefaultTrainer, self).__init__()
+        check_evaluation_sets(cfg)
         self.sampler = self.build_sampler(cfg)
         cfg = epochs_to_iterations(cfg, self.sampler.epoch_size)
         model = self.build_model(cfg)
@@ -94,7 +101,7 @@ class CellTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(
         cls, cfg: CfgNode, sampler: StreamSampler | None = None
-    ) -> DataLoader[list[Any]]:
+    ) -> FaultRaisingLoader:
         """Return the endless loader of training batches."""
         return build_stream_loader(
             _dicts(cfg.DATASETS.TRAIN),
@@ -105,12 +112,31 @@ class CellTrainer(DefaultTrainer):
         )
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[list[Any]]:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> FaultRaisingLoader:
         """Return the loader of one data set's images, each once, in order."""
-        return build_detection_test_loader(
+        loader = build_detection_test_loader(
             [{k: v for k, v in d.items() if k != "annotations"} for d in _dicts([dataset_name])],
-            mapper=CellDatasetMapper(cfg, is_train=False),
+            mapper=KeepFaults(CellDatasetMapper(cfg, is_train=False)),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+        return FaultRaisingLoader(loader)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None
+    ) -> OrderedDict[str, Any]:
+        """Evaluate on each data set of ``DATASETS.TEST``.
+
+        Returns:
+            For each task its scores; of several data sets, the tasks are called ``<set>/<task>``.
+        """
+        results = super().test(cfg, model, evaluators)
+        if len(cfg.DATASETS.TEST) < 2:
+            return results
+        return OrderedDict(
+            (f"{name}/{task}", scores)
+            for name, tasks in results.items()
+            for task, scores in (tasks or {}).items()
         )
 
     @classmethod
@@ -190,7 +216,33 @@ class CellTrainer(DefaultTrainer):
 
 
 def _dicts(names: list[str] | tuple[str, ...]) -> list[dict[str, Any]]:
+    unknown = [name for name in names if name not in DatasetCatalog]
+    if unknown:
+        raise ConfigError(
+            f"no data set is called {', '.join(unknown)}; the config's are cells_train, cells_val, "
+            "cells_trainval and cells_test"
+        )
     dicts = [d for name in names for d in DatasetCatalog.get(name)]
     if not dicts:
-        raise ValueError(f"no images in {', '.join(names) or 'an empty list of data sets'}")
+        raise ConfigError(f"no images in {', '.join(names) or 'an empty DATASETS.TRAIN'}")
     return dicts
+
+
+def check_evaluation_sets(cfg: CfgNode) -> None:
+    """Refuse data sets that cannot be evaluated on, before anything is trained.
+
+    Args:
+        cfg: reads ``DATASETS.TEST``; empty means that nothing is evaluated.
+
+    Raises:
+        ConfigError: for a set without images or without annotations.
+    """
+    advice = "; change the split, or add DATASETS.TEST () to train without evaluation"
+    for name in cfg.DATASETS.TEST:
+        if name in DatasetCatalog and not DatasetCatalog.get(name):
+            raise ConfigError(
+                f"DATASETS.TEST names {name}, which holds no image "
+                f"(DATASETS.CELL.VAL_FRACTION is {cfg.DATASETS.CELL.VAL_FRACTION}){advice}"
+            )
+        if any("annotations" not in item for item in _dicts([name])):
+            raise ConfigError(f"DATASETS.TEST names {name}, which has no annotations{advice}")

@@ -11,8 +11,8 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 
 from ..checkpoint import CellCheckpointer
+from ..config import require_fixed_normalization
 from ..data.augmentation import build_augmentations
-from ..engine.train_step import use_amp
 
 
 class CellPredictor:
@@ -28,14 +28,15 @@ class CellPredictor:
     Raises:
         CellDataError: for weights that are not given, not there, unsafe to load, or not this
             model's.
+        ConfigError: for a config whose normalisation only training settles.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
+        require_fixed_normalization(cfg)
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg).eval()
         CellCheckpointer(self.model, complete=True).load(cfg.MODEL.WEIGHTS, checkpointables=[])
         self.augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
-        self.amp = use_amp(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE)
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
         """Find the cells of one image.
@@ -58,5 +59,6 @@ class CellPredictor:
         array = sample.image if self.cfg.INPUT.FORMAT == "RGB" else sample.image[:, :, ::-1]
         tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
         height, width = image.shape[:2]
-        with torch.no_grad(), torch.autocast("cuda", enabled=self.amp):
+        # In full precision, as the evaluation that the model's scores come from.
+        with torch.no_grad():
             return self.model([{"image": tensor, "height": height, "width": width}])[0]

@@ -211,7 +211,11 @@ def rescale_to_rles(results: Instances, height: int, width: int) -> Instances:
     if rescaled.has("pred_masks"):
         with torch.no_grad():
             rles = encode_roi_masks(
-                rescaled.pred_masks, rescaled.pred_boxes.tensor, (height, width), MASK_THRESHOLD
+                # Half precision would round where in the image a pixel lies.
+                rescaled.pred_masks.float(),
+                rescaled.pred_boxes.tensor.float(),
+                (height, width),
+                MASK_THRESHOLD,
             )
         rescaled.pred_masks = RLEMasks(rles, (height, width))
     return rescaled

@@ -23,7 +23,7 @@ class SheetRow:
     """One image of a sheet.
 
     Attributes:
-        title: what stands above it; cut where it is longer than the row.
+        title: what stands above it; wrapped and cut where it is longer than the row.
         pictures: (H, W, 3) uint8 RGB, one for each of the sheet's columns.
     """
 
@@ -61,6 +61,7 @@ def contact_sheet(
     *,
     side: int = 420,
     across: int = 1,
+    title_lines: int = 1,
 ) -> NDArray[np.uint8]:
     """Arranges images in a grid, with the columns' names above and the classes' colours beneath.
 
@@ -72,6 +73,7 @@ def contact_sheet(
         colors: of the classes, RGB 0–255.
         side: of the square that each picture is fitted into, in pixels.
         across: how many images stand side by side before a new line begins.
+        title_lines: how many lines a title may take before it is cut.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -83,7 +85,9 @@ def contact_sheet(
         raise ValueError("a sheet needs at least one image")
     across = min(across, len(rows))
     block_width = len(columns) * (side + _GAP) + _GAP
-    block_height = side + _LINE + _GAP
+    titles = [_wrap(row.title, block_width - 2 * _GAP, title_lines) for row in rows]
+    title_height = max(len(title) for title in titles) * _LINE
+    block_height = side + title_height + _GAP
     lines = -(-len(rows) // across)
     size = (across * block_width, _GAP + _LINE + lines * block_height)
     sheet = Image.new("RGB", size, PAPER)
@@ -98,14 +102,28 @@ def contact_sheet(
             raise ValueError(f"{len(row.pictures)} pictures for the columns {', '.join(columns)}")
         left = index % across * block_width + _GAP
         top = _GAP + _LINE + index // across * block_height
-        title = _cut(row.title, block_width - 2 * _GAP)
-        draw.text((left, top + _LINE // 2), title, INK, font, anchor="lm")
+        for line, text in enumerate(titles[index]):
+            draw.text((left, top + line * _LINE + _LINE // 2), text, INK, font, anchor="lm")
         for column, picture in enumerate(row.pictures):
             small = thumbnail(picture, side)
             x = left + column * (side + _GAP) + (side - small.shape[1]) // 2
-            y = top + _LINE + (side - small.shape[0]) // 2
+            y = top + title_height + (side - small.shape[0]) // 2
             sheet.paste(Image.fromarray(small), (x, y))
     return add_legend(np.asarray(sheet), names, colors)
+
+
+def _wrap(text: str, width: int, lines: int) -> list[str]:
+    """Break a text at spaces into at most `lines` lines, the last of them cut where it must be."""
+    font = text_font(_TEXT)
+    wrapped: list[str] = []
+    while len(wrapped) < lines - 1 and font.getlength(text) > width:
+        words = text.split(" ")
+        fitting = len(words) - 1
+        while fitting > 1 and font.getlength(" ".join(words[:fitting])) > width:
+            fitting -= 1
+        wrapped.append(_cut(" ".join(words[: max(fitting, 1)]), width))
+        text = " ".join(words[max(fitting, 1) :])
+    return [*wrapped, _cut(text, width)]
 
 
 def _cut(text: str, width: int) -> str:

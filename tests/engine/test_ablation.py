@@ -161,6 +161,20 @@ def test_models_that_cannot_be_counted_are_still_finished(
     assert read_result(run)["parameters"] is None and "no data" in caplog.text
 
 
+def test_a_run_whose_normalisation_training_settled_is_gone_on_with(
+    ablation, tmp_path: Path
+) -> None:
+    asked = ["INPUT.CELL.NORMALIZATION", "dataset"]
+    run, *_ = plan_runs(ablation, tmp_path, asked)
+    run.folder.mkdir(parents=True)
+    settled = ["INPUT.CELL.NORMALIZATION", "config", "MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]]
+    saved = load_config(run.config, [*run.options, *settled])
+    (run.folder / "config.yaml").write_text(saved.dump())
+    plan_runs(ablation, tmp_path, asked)
+    with pytest.raises(ConfigError, match="holds a run with"):
+        plan_runs(ablation, tmp_path)
+
+
 def test_a_run_of_another_config_is_not_gone_on_with(ablation, tmp_path: Path) -> None:
     run, *_ = plan_runs(ablation, tmp_path)
     run.folder.mkdir(parents=True)

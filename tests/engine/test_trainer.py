@@ -49,7 +49,9 @@ def cfg(root: Path, tmp_path: Path, repository: Path) -> CfgNode:
     return tiny_config(root, tmp_path / "run", repository)
 
 
-def tiny_config(root: Path, output: Path, repository: Path, *options: object) -> CfgNode:
+def tiny_config(
+    root: Path, output: Path, repository: Path, *options: object, epochs: int = 0
+) -> CfgNode:
     cfg = load_config(
         repository / "configs" / "mask_rcnn_R_18_FPN_small.yaml",
         [
@@ -65,6 +67,7 @@ def tiny_config(root: Path, output: Path, repository: Path, *options: object) ->
             *options,
         ],
     )
+    cfg.SOLVER.MAX_EPOCHS = epochs
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     return cfg
 
@@ -149,7 +152,7 @@ def test_epochs_set_evaluation_and_checkpoints(
             evaluated.append(self.iter + 1)
             return {}
 
-    cfg = tiny_config(root, tmp_path / "run", repository, "SOLVER.MAX_EPOCHS", 2)
+    cfg = tiny_config(root, tmp_path / "run", repository, epochs=2)
     trainer = train(cfg, kind=Recording)
     per_epoch = trainer.iterations_per_epoch
     assert trainer.max_iter == 2 * per_epoch == 4
@@ -225,7 +228,7 @@ def test_images_of_rare_classes_come_up_more_often(
     root: Path, tmp_path: Path, repository: Path
 ) -> None:
     option = ("DATASETS.CELL.REPEAT_THRESHOLD", 1.0)
-    cfg = tiny_config(root, tmp_path / "run", repository, "SOLVER.MAX_EPOCHS", 2, *option)
+    cfg = tiny_config(root, tmp_path / "run", repository, *option, epochs=2)
     register_datasets(cfg)
     rare = DatasetCatalog.get("cells_train")
     assert CellTrainer.build_sampler(cfg).epoch_size == len(rare) == 4, "both classes everywhere"

@@ -21,6 +21,15 @@ from cellseg_d2.visualization.colors import CLASS_PALETTE
 SIZE = (60, 80)
 OPAQUE = ["--alpha", "1", "--labels", "none", "--no-boxes", "--outline-width", "0", "--scale", "1"]
 
+WRONG = [
+    "--alpha=2",
+    "--limit=0",
+    "--scale=0",
+    "--outline-width=-1",
+    "--recipe=report9",
+    "--draws=0",
+]
+
 
 def load(repository: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
@@ -86,6 +95,20 @@ class TestVisualizeData:
         assert [path.name for path in (out / "overlays").iterdir()] == ["a.png"]
         assert overlay(out, "a").shape[0] > 2 * SIZE[0]
 
+    def test_a_recipe_has_a_sheet_for_each_image(
+        self, tool: ModuleType, root: Path, tmp_path: Path
+    ) -> None:
+        sheets = []
+        for seed in "112":
+            out = tmp_path / f"out{len(sheets)}"
+            arguments = ["--root", str(root), "--output", str(out), "--draws", "2", "--limit", "2"]
+            assert tool.main([*arguments, "--recipe", "report1", "--seed", seed]) == 0
+            folder = out / "recipes" / "report1"
+            assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png"]
+            assert not (out / "overlays").exists()
+            sheets.append((folder / "a.png").read_bytes())
+        assert sheets[0] == sheets[1] != sheets[2]
+
     def test_test_images_are_drawn_bare(self, tool: ModuleType, root: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         arguments = ["--root", str(root), "--output", str(out), "--split", "test", "--scale", "1"]
@@ -98,7 +121,7 @@ class TestVisualizeData:
         assert tool.main(["--root", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
         assert str(tmp_path) in capsys.readouterr().err
 
-    @pytest.mark.parametrize("wrong", ["--alpha=2", "--limit=0", "--scale=0", "--outline-width=-1"])
+    @pytest.mark.parametrize("wrong", WRONG)
     def test_wrong_usage_exits_with_2(self, tool: ModuleType, wrong: str) -> None:
         with pytest.raises(SystemExit) as caught:
             tool.main(["--root", ".", "--output", "out", wrong])

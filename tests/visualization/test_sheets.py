@@ -53,6 +53,17 @@ def test_long_titles_are_cut() -> None:
     assert (sheet[:, -2:] == 255).all()
 
 
+def test_long_titles_take_the_lines_that_they_need() -> None:
+    picture = flat(50, 50, 1, 2, 3)
+    heights = [
+        contact_sheet(
+            [SheetRow(title, [picture])], ("",), NAMES, COLORS, side=100, title_lines=lines
+        ).shape[0]
+        for title, lines in (("short", 1), ("short", 3), ("word " * 9, 2), ("word " * 9, 9))
+    ]
+    assert heights[0] == heights[1] < heights[2] < heights[3]
+
+
 def test_faults_are_named() -> None:
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([], ("image",), NAMES, COLORS)

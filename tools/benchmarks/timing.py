@@ -44,6 +44,15 @@ class Comparison:
         return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A measured value without a reference or a goal, in ``unit``."""
+
+    name: str
+    value: float
+    unit: str
+
+
 def compare(
     name: str,
     reference_name: str,

@@ -18,6 +18,7 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, Transform
 
 from .warp_maps import PixelMap, compose
+from .warp_names import step_name
 from .warp_primitives import (
     Affine,
     Elastic,
@@ -32,7 +33,7 @@ from .warp_primitives import (
     Zoom,
     check,
 )
-from .warp_transforms import warp_transform
+from .warp_transforms import WarpTransform, warp_transform
 
 __all__ = [
     "Affine",
@@ -66,11 +67,15 @@ class OneOf(WarpPrimitive):
         self.primitives = list(primitives)
         self._upper = np.cumsum([p.prob for p in primitives]) / total
 
-    def draw(self, height: int, width: int) -> PixelMap:
-        """Choose a primitive and draw it."""
+    def choose(self) -> WarpPrimitive:
+        """Draw which primitive."""
         chosen = int(np.searchsorted(self._upper, self._rand_range(), side="right"))
         # A cumulated sum may end a rounding error below 1.
-        return self.primitives[min(chosen, len(self.primitives) - 1)].draw(height, width)
+        return self.primitives[min(chosen, len(self.primitives) - 1)].choose()
+
+    def draw(self, height: int, width: int) -> PixelMap:
+        """Choose a primitive and draw it."""
+        return self.choose().draw(height, width)
 
 
 class Warp(T.Augmentation):
@@ -85,16 +90,21 @@ class Warp(T.Augmentation):
         self.primitives = list(primitives)
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw for a (H, W) or (H, W, C) image."""
+        """Draw for a (H, W) or (H, W, C) image; the transform's ``names`` say what was drawn."""
         height, width = image.shape[:2]
         maps: list[PixelMap] = []
+        names: list[str] = []
         for primitive in self.primitives:
-            drawn = primitive.draw_or_skip(*(maps[-1].size if maps else (height, width)))
-            if drawn is not None:
-                maps.append(drawn)
+            chosen = primitive.choose_or_skip()
+            if chosen is not None:
+                maps.append(chosen.draw(*(maps[-1].size if maps else (height, width))))
+                names.append(step_name(chosen, maps[-1]))
         if not maps:
             return NoOpTransform()
-        return warp_transform(compose(maps), (height, width))
+        transform = warp_transform(compose(maps), (height, width))
+        if isinstance(transform, WarpTransform):
+            transform.names = tuple(filter(None, names))
+        return transform
 
     def __repr__(self) -> str:
         return f"Warp({self.primitives})"

@@ -33,9 +33,18 @@ class WarpPrimitive(T.Augmentation, metaclass=ABCMeta):
     def draw(self, height: int, width: int) -> PixelMap:
         """Draw the map of this step, whatever its probability, for an input of that size."""
 
+    def choose(self) -> WarpPrimitive:
+        """Return what is to draw the map: this primitive, or the one it chooses in its place."""
+        return self
+
+    def choose_or_skip(self) -> WarpPrimitive | None:
+        """Return what is to draw the map with probability ``prob``, None otherwise."""
+        return self.choose() if self._rand_range() < self.prob else None
+
     def draw_or_skip(self, height: int, width: int) -> PixelMap | None:
         """Draw the map with probability ``prob``, None otherwise."""
-        return self.draw(height, width) if self._rand_range() < self.prob else None
+        chosen = self.choose_or_skip()
+        return chosen.draw(height, width) if chosen else None
 
     def get_transform(self, image: np.ndarray) -> Transform:
         """Draw this step alone."""

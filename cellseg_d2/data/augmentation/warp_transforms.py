@@ -56,7 +56,17 @@ def symmetry_map(size: tuple[int, int], transpose: bool, flip_x: bool, flip_y: b
     return AffineMap(matrix, (height, width))
 
 
-class _AffineTransform(Transform):
+class WarpTransform(Transform):
+    """What moves pixels here.
+
+    Attributes:
+        names: of the steps that it is composed of, in order, for people to read.
+    """
+
+    names: tuple[str, ...] = ()
+
+
+class _AffineTransform(WarpTransform):
     """What all affine transforms share: coordinates, which go forward.
 
     Attributes:
@@ -130,7 +140,7 @@ class AffineWarpTransform(_AffineTransform):
         return warped.reshape(height, width, *array.shape[2:])
 
 
-class DenseWarpTransform(Transform):
+class DenseWarpTransform(WarpTransform):
     """Resamples by a source per pixel: 6 ms for 1000x1000 RGB, 1 ms for a label map.
 
     Args:
