@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..checkpoint.files import replace_file
 from ..errors import CellDataError
 from ..visualization.curves import plot_metrics
 from .ablation import METRICS_FILE, Failure, Run, read_result
@@ -156,8 +156,9 @@ def write_tables(
     """
     rows = summarize(runs)
     text = markdown(ablation, rows, failures)
-    _write_whole(Path(output) / TABLE_FILE, text)
-    _write_whole(Path(output) / CSV_FILE, csv_text(rows))
+    for name, content in ((TABLE_FILE, text), (CSV_FILE, csv_text(rows))):
+        with replace_file(Path(output) / name) as file:
+            file.write(content.encode())
     return text
 
 
@@ -185,10 +186,3 @@ def _mean_and_spread(score: Statistic) -> str:
         return "–"
     spread = "–" if score.spread is None else f"{score.spread:.1f}"
     return f"{score.mean:.1f} ± {spread}"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
+
+from ..checkpoint.files import replace_file
 
 SCORE_FILE = "scores.json"
 
@@ -29,11 +29,10 @@ def write_scores(results: Mapping[str, Mapping[str, float]], path: str | PathLik
 
 
 def write_json_whole(value: object, path: str | PathLike[str]) -> None:
-    """Write a JSON file aside and rename it, so that what has its name is whole."""
-    target = Path(path)
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    aside.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(target)
+    """Write a JSON file that takes its name only once it is whole."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with replace_file(path) as file:
+        file.write(text.encode())
 
 
 def _none_if_nan(value: float) -> float | None:
