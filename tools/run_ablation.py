@@ -4,10 +4,10 @@
 Example: tools/run_ablation.py --ablation configs/ablations/report1.yaml --output output/report1
 DATASETS.CELL.ROOT my_cells
 
-Each run is trained by train_net.py into OUTPUT/VARIANT/seedN. The same command again goes on with
-what was interrupted or failed, and leaves alone what is finished. OUTPUT then holds table.md,
-table.csv and curves.png. Exit status: 0 when every run is finished, 1 when one failed, 2 for wrong
-usage.
+Each run is trained by train_net.py into OUTPUT/VARIANT/[SPLIT/]seedN. The same command again goes
+on with what was interrupted or failed, and leaves alone what is finished. OUTPUT then holds
+table.md, table.csv and curves.png. Exit status: 0 when every run is finished, 1 when one failed, 2
+for wrong usage.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Ablations: the same training in several variants and seeds, one process after another.
 
-Each run is a folder ``OUTPUT/<variant>/seed<k>`` that ``train_net.py`` trains into. What was
-interrupted goes on from its last checkpoint, what is finished is left alone, and what crashes does
-not stop the others.
+Each run is a folder ``OUTPUT/<variant>/[<split>/]seed<k>`` that ``train_net.py`` trains into. What
+was interrupted goes on from its last checkpoint, what is finished is left alone, and what crashes
+does not stop the others.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -60,6 +61,7 @@ class Run:
         folder: its ``OUTPUT_DIR``.
         config: its config file.
         options: keys and values over that, in turn.
+        split: name of the split; "" where there is only the config's.
     """
 
     variant: str
@@ -67,6 +69,7 @@ class Run:
     folder: Path
     config: Path
     options: tuple[str, ...]
+    split: str = ""
 
     @property
     def finished(self) -> bool:
@@ -123,17 +126,18 @@ def plan_runs(
     # The images are parsed once for all runs.
     cache = ("DATASETS.CELL.CACHE_DIR", str(Path(output) / "annotation_cache"))
     runs = []
-    for variant in ablation.variants:
-        for seed in ablation.seeds:
-            folder = Path(output) / variant.name / f"seed{seed}"
-            own = ("SEED", str(seed), "OUTPUT_DIR", str(folder))
-            words = (*cache, *variant.options, *options, *own)
-            try:
-                cfg = load_config(variant.config, words)
-            except ConfigError as error:
-                raise ConfigError(f"variant {variant.name}: {error}") from error
-            _check_same_config(folder, cfg)
-            runs.append(Run(variant.name, seed, folder, variant.config, words))
+    for variant, split, seed in itertools.product(
+        ablation.variants, ablation.splits, ablation.seeds
+    ):
+        folder = Path(output) / variant.name / split.name / f"seed{seed}"
+        own = ("SEED", str(seed), "OUTPUT_DIR", str(folder))
+        words = (*cache, *variant.options, *split.options, *options, *own)
+        try:
+            cfg = load_config(variant.config, words)
+        except ConfigError as error:
+            raise ConfigError(f"variant {variant.name}: {error}") from error
+        _check_same_config(folder, cfg)
+        runs.append(Run(variant.name, seed, folder, variant.config, words, split.name))
     return runs
 
 
@@ -165,7 +169,8 @@ def train_runs(
         Each run, and what went wrong with it if anything did.
     """
     for number, run in enumerate(runs, 1):
-        label = f"{run.variant}, seed {run.seed} ({number} of {len(runs)})"
+        split = f"split {run.split}, " if run.split else ""
+        label = f"{run.variant}, {split}seed {run.seed} ({number} of {len(runs)})"
         if run.finished:
             logger.info("%s: finished before", label)
             yield run, None

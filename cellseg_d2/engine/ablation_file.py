@@ -38,6 +38,19 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Split:
+    """One way to hold out images.
+
+    Attributes:
+        name: as in the file; "" where the file names no splits.
+        options: config keys and values in turn, as text.
+    """
+
+    name: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Ablation:
     """What is compared.
 
@@ -46,12 +59,14 @@ class Ablation:
         form: the form that was chosen; "" is the full one.
         seeds: each variant is trained once with each.
         variants: in the order of the file.
+        splits: each variant is trained on each, with every seed.
     """
 
     name: str
     form: str
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
+    splits: tuple[Split, ...] = (Split("", ()),)
 
 
 def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
@@ -64,12 +79,16 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
         options: {SOLVER.MAX_ITER: 300}         # for all variants
         forms:                                  # others than the full one, each by its name
           cpu: {seeds: [1], options: {SOLVER.MAX_ITER: 20}}
+        splits:                                 # may be left out
+          a: {options: {DATASETS.CELL.VAL_NAMES: [tile_1, tile_2]}}
+          b: {options: {DATASETS.CELL.VAL_NAMES: [tile_3, tile_4]}}
         variants:
           sgd: {options: {SOLVER.OPTIMIZER: SGD}}
           v2: {config: ../v2.yaml, forms: {cpu: {options: {MODEL.FPN.OUT_CHANNELS: 64}}}}
 
     Files are named from the YAML file's folder. What is more particular prevails: the options of a
-    variant in a form, then the variant's, the form's, and those for all.
+    variant in a form, then the variant's, the form's, and those for all. A split's prevail over
+    these.
 
     Args:
         path: the file.
@@ -81,7 +100,8 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
     """
     path = Path(path)
     try:
-        root = _mapping(_load(path), f"{path}", ("base", "seeds", "options", "forms", "variants"))
+        known = ("base", "seeds", "options", "forms", "splits", "variants")
+        root = _mapping(_load(path), f"{path}", known)
         forms = {
             name: _mapping(value, f"{path}: forms.{name}", ("seeds", "options"))
             for name, value in _mapping(root.get("forms", {}), f"{path}: forms").items()
@@ -95,7 +115,7 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
             own = _seeds(value, f"{path}: forms.{name}", default=seeds)
             seeds = own if name == form else seeds
         variants = []
-        for name, value in _variants(root, f"{path}: variants").items():
+        for name, value in _folders(root, "variants", f"{path}: variants").items():
             where = f"{path}: variants.{name}"
             value = _mapping(value, where, ("config", "options", "forms"))
             config = _config(value.get("config", root.get("base")), where, path.parent)
@@ -103,7 +123,7 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
             options = {key: text for level in levels for key, text in level.items()}
             words = tuple(word for pair in options.items() for word in pair)
             variants.append(Variant(name, config, words))
-        return Ablation(path.stem, form, seeds, tuple(variants))
+        return Ablation(path.stem, form, seeds, tuple(variants), _splits(root, f"{path}: splits"))
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deep") from error
 
@@ -214,19 +234,30 @@ def _seeds(
     return tuple(seeds)
 
 
-def _variants(root: Mapping[str, Any], where: str) -> dict[str, Any]:
-    variants = _mapping(root.get("variants", {}), where)
-    if not variants:
+def _splits(root: Mapping[str, Any], where: str) -> tuple[Split, ...]:
+    if "splits" not in root:
+        return Ablation.splits
+    splits = []
+    for name, value in _folders(root, "splits", where).items():
+        options = _options(_mapping(value, f"{where}.{name}", ("options",)), f"{where}.{name}")
+        splits.append(Split(name, tuple(word for pair in options.items() for word in pair)))
+    return tuple(splits)
+
+
+def _folders(root: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """Return the mapping under a key, at least one entry whose names can be those of folders."""
+    entries = _mapping(root.get(key, {}), where)
+    if not entries:
         raise ConfigError(f"{where}: none; expected at least one")
     folders: dict[str, str] = {}
-    for name in variants:
+    for name in entries:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{where}: {name!r} cannot name a folder; use letters, digits, _+-")
         # Some file systems take them for one folder.
         if name.lower() in folders:
             raise ConfigError(f"{where}: {folders[name.lower()]!r} and {name!r} are one name")
         folders[name.lower()] = name
-    return variants
+    return entries
 
 
 def _list(names: Iterable[str]) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
@@ -25,7 +27,13 @@ TABLE_FILE = "table.md"
 CSV_FILE = "table.csv"
 CURVES_FILE = "curves.png"
 
-SHOWN_SCORES = (("segm", "AP"), ("segm", "AP50"), ("segm", "AP75"), ("bbox", "AP50"))
+SHOWN_SCORES = (
+    ("segm", "AP"),
+    ("segm", "AP50"),
+    ("segm", "AP75"),
+    ("bbox", "AP50"),
+    ("panoptic", "PQ"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,19 +42,25 @@ class Statistic:
 
     Attributes:
         mean: None without a value.
-        spread: sample standard deviation; None for fewer than two values.
+        spread: sample standard deviation over the seeds; of several splits the root of their mean
+            variance. None where no split has two values.
     """
 
     mean: float | None
     spread: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float | None]) -> Statistic:
-        """Compute it, leaving out what is None."""
-        known = [value for value in values if value is not None]
+    def of(cls, *splits: Sequence[float | None]) -> Statistic:
+        """Compute it from the values of each split, leaving out what is None.
+
+        The mean is that of the splits' means, so that a split with fewer runs counts as much.
+        """
+        known = [[v for v in values if v is not None] for values in splits]
+        means = [statistics.fmean(values) for values in known if values]
+        variances = [statistics.variance(values) for values in known if len(values) > 1]
         return cls(
-            statistics.fmean(known) if known else None,
-            statistics.stdev(known) if len(known) > 1 else None,
+            statistics.fmean(means) if means else None,
+            math.sqrt(statistics.fmean(variances)) if variances else None,
         )
 
 
@@ -80,9 +94,18 @@ def summarize(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for variant in dict.fromkeys(run.variant for run in runs):
         own = [run for run in runs if run.variant == variant]
-        results = [read_result(run) for run in own if run.finished]
+        by_split: dict[str, list[dict[str, Any]]] = {}
+        for run in own:
+            if run.finished:
+                by_split.setdefault(run.split, []).append(read_result(run))
+        results = [result for group in by_split.values() for result in group]
         scores = tuple(
-            Statistic.of([result["scores"].get(task, {}).get(key) for result in results])
+            Statistic.of(
+                *(
+                    [result["scores"].get(task, {}).get(key) for result in group]
+                    for group in by_split.values()
+                )
+            )
             for task, key in SHOWN_SCORES
         )
         parameters = next((r["parameters"] for r in results if r["parameters"]), None)
@@ -91,8 +114,29 @@ def summarize(runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
-def markdown(ablation: Ablation, rows: Sequence[Row], failures: Sequence[Failure] = ()) -> str:
-    """Lay out the rows, and name what failed."""
+def markdown(ablation: Ablation, runs: Sequence[Run], failures: Sequence[Failure] = ()) -> str:
+    """Lay out the scores of each variant, over all splits and on each, and name what failed.
+
+    Raises:
+        CellDataError: where a result is damaged.
+    """
+    title = f"# {ablation.name}" + (f", form {ablation.form}" if ablation.form else "")
+    parts = [title, _table(summarize(runs))]
+    seeds = ", ".join(map(str, ablation.seeds))
+    over = "the seeds"
+    names = [split.name for split in ablation.splits if split.name]
+    if names:
+        over += " (of several splits the root of their mean variance)"
+    parts.append(f"Percent, mean ± sample standard deviation over {over}; seeds: {seeds}.")
+    for name in names:
+        own = [run for run in runs if run.split == name]
+        parts += [f"## Split {name}", _table(summarize(own))]
+    if failures:
+        parts.append("\n".join(f"- failed: {f.run.folder} ({f.reason})" for f in failures))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Row]) -> str:
     header = ["variant", "runs", *(f"{task} {key}" for task, key in SHOWN_SCORES)]
     header += ["parameters (M)", "training (s)"]
     lines = [
@@ -106,14 +150,7 @@ def markdown(ablation: Ablation, rows: Sequence[Row], failures: Sequence[Failure
         for row in rows
     ]
     align = ("left", *["right"] * (len(header) - 1))
-    table = tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=align)
-    title = f"# {ablation.name}" + (f", form {ablation.form}" if ablation.form else "")
-    seeds = ", ".join(map(str, ablation.seeds))
-    note = f"Percent, mean ± sample standard deviation over the runs; seeds: {seeds}."
-    parts = [title, table, note]
-    if failures:
-        parts.append("\n".join(f"- failed: {f.run.folder} ({f.reason})" for f in failures))
-    return "\n\n".join(parts) + "\n"
+    return tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -154,9 +191,8 @@ def write_tables(
     Raises:
         CellDataError: where a result is damaged.
     """
-    rows = summarize(runs)
-    text = markdown(ablation, rows, failures)
-    for name, content in ((TABLE_FILE, text), (CSV_FILE, csv_text(rows))):
+    text = markdown(ablation, runs, failures)
+    for name, content in ((TABLE_FILE, text), (CSV_FILE, csv_text(summarize(runs)))):
         with replace_file(Path(output) / name) as file:
             file.write(content.encode())
     return text
@@ -168,9 +204,18 @@ def draw_curves(output: str | PathLike[str], runs: Sequence[Run]) -> Path | None
     Returns:
         The picture; None where no run has anything to draw, which is logged.
     """
-    many = len({run.seed for run in runs}) > 1
+    several = (len({run.split for run in runs}) > 1, len({run.seed for run in runs}) > 1)
     metrics = {
-        (f"{run.variant}/seed{run.seed}" if many else run.variant): run.folder / METRICS_FILE
+        "/".join(
+            word
+            for word, shown in (
+                (run.variant, True),
+                (run.split, several[0]),
+                (f"seed{run.seed}", several[1]),
+            )
+            if shown
+        ): run.folder
+        / METRICS_FILE
         for run in runs
         if run.finished
     }

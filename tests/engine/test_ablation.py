@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from cellseg_d2.engine.ablation import (
     read_result,
     train_runs,
 )
-from cellseg_d2.engine.ablation_file import Ablation, Variant
+from cellseg_d2.engine.ablation_file import Ablation, Split, Variant
 from cellseg_d2.modeling.parameter_count import count_parameters
 
 # Writes config.yaml, then scores: AP50 is 80 + SEED, or 10 under SGD. A folder that holds "crash"
@@ -79,6 +80,17 @@ def test_each_variant_and_seed_has_its_folder_and_options(ablation, tmp_path: Pa
     assert {cfg.SOLVER.MAX_ITER for cfg in cfgs} == {7}
     assert {cfg.DATASETS.CELL.CACHE_DIR for cfg in cfgs} == {str(tmp_path / "annotation_cache")}
     assert not list(tmp_path.iterdir())
+
+
+def test_splits_have_their_folders_and_prevail_over_variants(ablation, tmp_path: Path) -> None:
+    splits = tuple(Split(n, ("DATASETS.CELL.VAL_NAMES", f"['{n}']")) for n in ("a", "b"))
+    variant = replace(ablation.variants[0], options=("DATASETS.CELL.VAL_NAMES", "['x']"))
+    runs = plan_runs(replace(ablation, splits=splits, variants=(variant,)), tmp_path)
+    folders = [str(run.folder.relative_to(tmp_path)) for run in runs]
+    assert folders == ["sgd/a/seed1", "sgd/a/seed2", "sgd/b/seed1", "sgd/b/seed2"]
+    assert [run.split for run in runs] == ["a", "a", "b", "b"]
+    names = [load_config(run.config, run.options).DATASETS.CELL.VAL_NAMES for run in runs]
+    assert names == [["a"], ["a"], ["b"], ["b"]]
 
 
 def test_what_is_finished_is_not_trained_again(ablation, script: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from detectron2.utils.events import EventStorage
 from cellseg_d2 import ConfigError, load_config
 from cellseg_d2.data import CellDatasetMapper, load_cell_dicts
 from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset
-from cellseg_d2.engine.ablation_file import Ablation, Variant, read_ablation
+from cellseg_d2.engine.ablation_file import Ablation, Split, Variant, read_ablation
 from cellseg_d2.modeling.parameter_count import count_parameters
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -86,6 +86,22 @@ def test_the_full_form(folder: Path) -> None:
             Variant("two", folder.parent / "b.yaml", (*shared[:3], "variant", *shared[4:])),
         ),
     )
+
+
+def test_splits(folder: Path) -> None:
+    text = GOOD + "splits:\n  left: {options: {V: [t1, t2]}}\n  right:\n"
+    splits = read_ablation(write(folder, text)).splits
+    assert splits == (Split("left", ("V", "['t1', 't2']")), Split("right", ()))
+    assert read_ablation(write(folder, GOOD)).splits == (Split("", ()),)
+    for bad, message in [
+        ("splits:\n", "splits: none"),
+        ("splits: {a/b: }\n", "cannot name a folder"),
+        ("splits: {a: , A: }\n", "are one name"),
+        ("splits: {a: {seeds: [1]}}\n", "unknown key 'seeds'"),
+        ("splits: {a: {options: {SEED: 1}}}\n", "SEED is set for each run"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            read_ablation(write(folder, GOOD + bad))
 
 
 def test_what_is_more_particular_prevails(folder: Path) -> None:

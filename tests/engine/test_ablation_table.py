@@ -11,15 +11,17 @@ from PIL import Image
 
 from cellseg_d2 import CellDataError
 from cellseg_d2.engine.ablation import Failure, Run
-from cellseg_d2.engine.ablation_file import Ablation
+from cellseg_d2.engine.ablation_file import Ablation, Split
 from cellseg_d2.engine.ablation_table import Statistic, draw_curves, summarize, write_tables
 
 ABLATION = Ablation("report9", "cpu", (1, 2), ())
 
 
-def run(output: Path, variant: str, seed: int, ap50: float | None = None, **figures) -> Run:
+def run(
+    output: Path, variant: str, seed: int, ap50: float | None = None, split: str = "", **figures
+) -> Run:
     """A run, finished if it has an AP50."""
-    folder = output / variant / f"seed{seed}"
+    folder = output / variant / split / f"seed{seed}"
     folder.mkdir(parents=True)
     if ap50 is not None:
         scores = {"segm": {"AP": 30.0, "AP50": ap50, "AP75": None}, "bbox": {"AP50": 71.04}}
@@ -27,7 +29,7 @@ def run(output: Path, variant: str, seed: int, ap50: float | None = None, **figu
         (folder / "result.json").write_text(json.dumps(result))
         lines = [{"iteration": k, "total_loss": 1.0 / k, "lr": 0.1} for k in (1, 2)]
         (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return Run(variant, seed, folder, Path("x.yaml"), ())
+    return Run(variant, seed, folder, Path("x.yaml"), (), split)
 
 
 @pytest.fixture
@@ -40,6 +42,12 @@ def runs(tmp_path: Path) -> list[Run]:
         run(tmp_path, "v2", 1),
         run(tmp_path, "v2", 2),
     ]
+
+
+def test_variances_of_splits_are_averaged() -> None:
+    statistic = Statistic.of([1.0, 3.0], [10.0, 14.0, None], [6.0])
+    assert statistic.mean == pytest.approx((2 + 12 + 6) / 3)
+    assert statistic.spread == pytest.approx(((2 + 8) / 2) ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +78,30 @@ def test_markdown(runs: list[Run], tmp_path: Path) -> None:
     assert failures == f"- failed: {runs[3].folder} (exit status 3)"
     header, _, *rows = [cells(line) for line in table.splitlines()]
     assert header == [
-        *("variant", "runs", "segm AP", "segm AP50", "segm AP75", "bbox AP50"),
+        *("variant", "runs", "segm AP", "segm AP50", "segm AP75", "bbox AP50", "panoptic PQ"),
         *("parameters (M)", "training (s)"),
     ]
     assert rows == [
-        ["sgd", "2", "30.0 ± 0.0", "38.0 ± 2.8", "–", "71.0 ± 0.0", "12.34", "76"],
-        ["adamw", "1 of 2", "30.0 ± –", "40.5 ± –", "–", "71.0 ± –", "–", "–"],
-        ["v2", "0 of 2", "–", "–", "–", "–", "–", "–"],
+        ["sgd", "2", "30.0 ± 0.0", "38.0 ± 2.8", "–", "71.0 ± 0.0", "–", "12.34", "76"],
+        ["adamw", "1 of 2", "30.0 ± –", "40.5 ± –", "–", "71.0 ± –", "–", "–", "–"],
+        ["v2", "0 of 2", "–", "–", "–", "–", "–", "–", "–"],
     ]
+
+
+def test_splits_have_a_table_each_and_count_alike(tmp_path: Path) -> None:
+    runs = [
+        run(tmp_path, "sgd", 1, 30.0, "a"),
+        run(tmp_path, "sgd", 2, 34.0, "a"),
+        run(tmp_path, "sgd", 1, 50.0, "b"),
+        run(tmp_path, "sgd", 2, None, "b"),
+    ]
+    splits = (Split("a", ()), Split("b", ()))
+    text = write_tables(tmp_path, Ablation("x", "", (1, 2), (), splits), runs)
+    rows = [cells(line) for line in text.splitlines() if line.startswith("| sgd")]
+    # Means of 32 and 50; the variance of 30 and 34 is 8, the other split has none.
+    assert [row[1] for row in rows] == ["3 of 4", "2", "1 of 2"]
+    assert [row[3] for row in rows] == ["41.0 ± 2.8", "32.0 ± 2.8", "50.0 ± –"]
+    assert "## Split a" in text and "## Split b" in text
 
 
 def test_csv(runs: list[Run], tmp_path: Path) -> None:
@@ -85,17 +109,18 @@ def test_csv(runs: list[Run], tmp_path: Path) -> None:
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert lines == [
         "variant,finished,runs,segm_AP_mean,segm_AP_spread,segm_AP50_mean,segm_AP50_spread,"
-        "segm_AP75_mean,segm_AP75_spread,bbox_AP50_mean,bbox_AP50_spread,parameters,seconds",
-        "sgd,2,2,30.0000,0.0000,38.0000,2.8284,,,71.0400,0.0000,12340000,75.5",
-        "adamw,1,2,30.0000,,40.5500,,,,71.0400,,,",
-        "v2,0,2,,,,,,,,,,",
+        "segm_AP75_mean,segm_AP75_spread,bbox_AP50_mean,bbox_AP50_spread,"
+        "panoptic_PQ_mean,panoptic_PQ_spread,parameters,seconds",
+        "sgd,2,2,30.0000,0.0000,38.0000,2.8284,,,71.0400,0.0000,,,12340000,75.5",
+        "adamw,1,2,30.0000,,40.5500,,,,71.0400,,,,,",
+        "v2,0,2,,,,,,,,,,,,",
     ]
 
 
 def test_a_model_without_masks_has_a_row(tmp_path: Path) -> None:
     only = run(tmp_path, "boxes", 1, 0.0, scores={"bbox": {"AP50": 5.0}})
     (row,) = summarize([only])
-    assert [score.mean for score in row.scores] == [None, None, None, 5.0]
+    assert [score.mean for score in row.scores] == [None, None, None, 5.0, None]
 
 
 def test_damaged_results_are_named(runs: list[Run], tmp_path: Path) -> None:
