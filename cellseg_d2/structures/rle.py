@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks, Boxes
 
 from .chunks import chunks_of_similar_size
+from .run_decoding import decode_runs
+from .run_sets import areas
 from .runs import PixelRuns
 
 # Pixels pasted at a time: some megabytes of coordinates, small enough to stay near the processor.
@@ -153,13 +155,7 @@ def _gather_runs(
     starts, ends, instances = map(np.concatenate, zip(nothing, *pieces, strict=True))
     order = np.argsort(instances, kind="stable")
     starts, ends, instances = starts[order], ends[order], instances[order]
-    # A run down to the image's last row goes on at the top of the next column.
-    goes_on = np.zeros(len(starts), dtype=bool)
-    goes_on[1:] = (starts[1:] == ends[:-1]) & (instances[1:] == instances[:-1])
-    starts, instances = starts[~goes_on], instances[~goes_on]
-    ends = ends[~np.roll(goes_on, -1)]
-    offsets = np.searchsorted(instances, np.arange(num_instances + 1))
-    return PixelRuns(starts, ends, offsets, image_size)
+    return PixelRuns.from_spans(starts, ends, instances, num_instances, image_size)
 
 
 class RLEMasks:
@@ -223,7 +219,8 @@ class RLEMasks:
 
     def area(self) -> torch.Tensor:
         """Areas in pixels, (N,) int64."""
-        return torch.from_numpy(mask_util.area(self.rles).astype(np.int64))
+        # pycocotools 2.0.11 raises an error for more than 255 masks under NumPy 2.
+        return torch.from_numpy(areas(decode_runs(self.rles, self.image_size)))
 
     def nonempty(self) -> torch.Tensor:
         """Which masks have any pixel, (N,) bool."""

@@ -32,6 +32,29 @@ class PixelRuns:
     offsets: np.ndarray
     image_size: tuple[int, int]
 
+    @classmethod
+    def from_spans(
+        cls,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        instances: np.ndarray,
+        num_instances: int,
+        image_size: tuple[int, int],
+    ) -> "PixelRuns":
+        """Join spans that touch, such as the end of a column and the beginning of the next.
+
+        Args:
+            starts: (S,) int64, first positions, sorted by instance and then by position.
+            ends: (S,) int64, one past the last position, at most the next span's start.
+            instances: (S,) int64, which instance each span belongs to.
+            num_instances: N; an instance without a span has no pixel.
+            image_size: height and width in pixels.
+        """
+        goes_on = np.zeros(len(starts), dtype=bool)
+        goes_on[1:] = (starts[1:] == ends[:-1]) & (instances[1:] == instances[:-1])
+        offsets = np.searchsorted(instances[~goes_on], np.arange(num_instances + 1))
+        return cls(starts[~goes_on], ends[~np.roll(goes_on, -1)], offsets, image_size)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

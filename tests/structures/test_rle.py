@@ -283,3 +283,9 @@ def test_rle_masks_refuse_other_sizes(rle_masks):
         RLEMasks.cat([rle_masks, RLEMasks([], (13, 11))])
     with pytest.raises(ValueError, match="one size"):
         RLEMasks.cat([])
+
+
+def test_areas_of_more_masks_than_a_byte_counts() -> None:
+    rle = mask_util.encode(np.asfortranarray(np.ones((3, 4), np.uint8)))
+    masks = RLEMasks([rle] * 300, (3, 4))
+    assert masks.area().tolist() == [12] * 300 and masks.nonempty().all()
