@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from os import PathLike
+from typing import Any
 
 from ..checkpoint.files import replace_file
 
@@ -21,19 +22,33 @@ def write_scores(results: Mapping[str, Mapping[str, float]], path: str | PathLik
         results: for each task its scores in percent, as ``CellEvaluator`` gives them.
         path: the file; one that is there is replaced.
     """
-    scores = {
-        task: {key: _none_if_nan(value) for key, value in values.items()}
-        for task, values in results.items()
-    }
-    write_json_whole(scores, path)
+    write_json_whole(
+        {
+            task: {key: float(value) for key, value in values.items()}
+            for task, values in results.items()
+        },
+        path,
+    )
 
 
 def write_json_whole(value: object, path: str | PathLike[str]) -> None:
-    """Write a JSON file that takes its name only once it is whole."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    """Write a JSON file that takes its name only once it is whole.
+
+    Args:
+        value: of JSON's types; NaN in it becomes null.
+        path: the file; one that is there is replaced.
+
+    Raises:
+        ValueError: for an infinity, which JSON cannot say.
+    """
+    text = json.dumps(_null_for_nan(value), indent=2, allow_nan=False) + "\n"
     with replace_file(path) as file:
         file.write(text.encode())
 
 
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _null_for_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
