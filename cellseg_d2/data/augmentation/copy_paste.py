@@ -18,12 +18,12 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, Transform
 
 from ...errors import ConfigError
-from ...structures import encode_label_map
 from .cell_bank import BankCell, CellBank, build_cell_bank
 from .inputs import CellAugInput
+from .paste_room import GRID, PasteRoom
 
-TRIES_PER_CELL = 10
-"""Cells and places that are drawn for one cell to be pasted before it is given up."""
+CELLS_TRIED, PLACES_TRIED = 3, 8
+"""Cells drawn for one to be pasted, and places for each, before it is given up."""
 
 _EDGE_OUTSIDE, _EDGE_INSIDE = 85, 170
 
@@ -101,10 +101,11 @@ def edge_alpha(mask: np.ndarray) -> np.ndarray:
 class CopyPaste(T.Augmentation):
     """Pastes 1 to ``max_cells`` cells of a bank, each of a class drawn evenly.
 
-    A cell is turned and flipped at random and placed anywhere in the image, at its own size, where
-    its mask meets no other pasted cell and leaves of every other instance, of whatever class, more
-    than a share of 1 - ``max_cover``, all pasted cells counted together. Where no such place is
-    found in ``TRIES_PER_CELL`` draws there is one cell less.
+    A cell is turned and flipped at random and placed at its own size, where its mask meets no other
+    pasted cell and leaves of every other instance, of whatever class, at least a share of
+    1 - ``max_cover``, all pasted cells counted together. Its place is drawn evenly among those
+    where that can hold (``PasteRoom``), so that the gaps between dense cells are found; where none
+    of those drawn holds, there is one cell less.
 
     What lies under a pasted cell goes from all label maps; in its own class' the cell gets an id
     that is not in use there. Works on ``CellAugInput``.
@@ -137,28 +138,28 @@ class CopyPaste(T.Augmentation):
         """Draw the cells and their places."""
         if not self.bank.cells or self._rand_range() >= self.prob:
             return NoOpTransform()
-        room = _Room(label_maps, image.shape[:2], self.max_cover)
-        pasted = []
-        for _ in range(1 + self._rand_int(self.max_cells)):
-            for _ in range(TRIES_PER_CELL):
-                candidate = self._draw(image.shape[:2])
-                if candidate and room.take(candidate):
-                    pasted.append(candidate)
-                    break
+        height, width = image.shape[:2]
+        room = PasteRoom(label_maps, (height, width), self.max_cover)
+        count = 1 + self._rand_int(self.max_cells)
+        pasted = [cell for cell in (self._draw(room) for _ in range(count)) if cell]
         return PasteTransform(pasted) if pasted else NoOpTransform()
 
-    def _draw(self, image_size: tuple[int, ...]) -> PastedCell | None:
-        """A cell at some place, or None where it is larger than the image."""
+    def _draw(self, room: PasteRoom) -> PastedCell | None:
+        """A cell at a place that it has taken, or None where none was found."""
         categories = sorted(self.bank.cells)
+        # Once, so that a class of large cells, for which there is less room, comes as often.
         category = categories[self._rand_int(len(categories))]
         cells = self.bank.cells[category]
-        cell = _turned(cells[self._rand_int(len(cells))], self._rand_int(8))
-        slack = [length - side for length, side in zip(image_size, cell.mask.shape, strict=True)]
-        if min(slack) < 0:
-            return None
-        y, x = (self._rand_int(extra + 1) for extra in slack)
-        height, width = cell.mask.shape
-        return PastedCell(category, (slice(y, y + height), slice(x, x + width)), cell)
+        for _ in range(CELLS_TRIED):
+            cell = _turned(cells[self._rand_int(len(cells))], self._rand_int(8))
+            places = room.places(cell.mask)
+            for _ in range(PLACES_TRIED if len(places) else 0):
+                place = int(places[self._rand_int(len(places))])
+                offset = self._rand_int(GRID), self._rand_int(GRID)
+                window = room.window_at(place, cell.mask.shape, offset)
+                if room.take(cell.mask, window):
+                    return PastedCell(category, window, cell)
+        return None
 
     def _rand_int(self, count: int) -> int:
         """A number from 0 to ``count`` - 1."""
@@ -171,44 +172,6 @@ def _turned(cell: BankCell, symmetry: int) -> BankCell:
     if symmetry >= 4:
         image, mask = image[:, ::-1], mask[:, ::-1]
     return BankCell(image, np.ascontiguousarray(mask))
-
-
-class _Room:
-    """What of an image's instances may still be covered.
-
-    Each label map is gone through once, whatever the number of instances; a cell costs what its
-    window costs.
-    """
-
-    def __init__(
-        self, label_maps: Sequence[np.ndarray], image_size: tuple[int, ...], max_cover: float
-    ) -> None:
-        self.taken = np.zeros(image_size, bool)
-        self.label_maps = label_maps
-        self.ids, self.left = [], []
-        for label_map in label_maps:
-            found = encode_label_map(label_map)
-            self.ids.append(found.ids)
-            # The epsilon: a share of 0.29 of 100 pixels is 29 of them, not 28.999….
-            self.left.append(np.floor(max_cover * found.areas + 1e-9).astype(np.int64))
-
-    def take(self, pasted: PastedCell) -> bool:
-        """Cover what is under a cell, if that may be."""
-        mask, window = pasted.cell.mask, pasted.window
-        if self.taken[window][mask].any():
-            return False
-        covered = []
-        for label_map, ids, left in zip(self.label_maps, self.ids, self.left, strict=True):
-            below = label_map[window][mask]
-            below = below[below > 0]
-            counts = np.bincount(np.searchsorted(ids, below), minlength=len(ids))
-            if (counts > left).any():
-                return False
-            covered.append(counts)
-        for left, counts in zip(self.left, covered, strict=True):
-            left -= counts
-        self.taken[window] |= mask
-        return True
 
 
 def build_copy_paste(cfg: CfgNode) -> list[CopyPaste]:

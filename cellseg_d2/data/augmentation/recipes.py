@@ -27,7 +27,6 @@ from .warp import (
     Warp,
     Zoom,
 )
-from .warp import OneOf as OneWarpOf
 
 Recipe = Callable[[], list[T.Augmentation]]
 
@@ -85,7 +84,7 @@ def _report5() -> list[T.Augmentation]:
             [
                 HFlip(0.5),
                 VFlip(0.5),
-                OneWarpOf(
+                OneOf(
                     [
                         Elastic(alpha=120, sigma=6),
                         GridDistortion(steps=5, limit=0.3),
@@ -111,7 +110,8 @@ def _cellseg() -> list[T.Augmentation]:
                 Rot90(1.0),
                 Affine(rotate=15, scale=(0.85, 1.2), shear=5, prob=0.5),
                 Elastic(alpha=60, sigma=8, prob=0.2),
-            ]
+            ],
+            border="background",
         ),
         HEDJitter(scale=0.05, shift=0.05, prob=0.7),
         BrightnessContrast(0.1, 0.1, prob=0.3),

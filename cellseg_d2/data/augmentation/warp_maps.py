@@ -6,11 +6,14 @@ downwards. Maps compose without touching a pixel, so that a chain of them is res
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
+
+from .remap import remap
 
 Points = tuple[np.ndarray, np.ndarray]
 """x and y, float32, of shapes that broadcast to (H, W); a map of x alone stays (1, W)."""
@@ -51,6 +54,44 @@ def _linear(row: list[float], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if row[0] == 0:
         return row[1] * y + row[2]
     return (row[0] * x + row[2]) + row[1] * y
+
+
+def rotation(degrees: float) -> np.ndarray:
+    """Return the (2, 2) backward matrix of a turn counter-clockwise, with y downwards."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[cosine, -sine], [sine, cosine]])
+
+
+def about_center(height: int, width: int, linear: np.ndarray) -> AffineMap:
+    """Return the map with the (2, 2) backward matrix ``linear`` that leaves the centre in place."""
+    center = np.array([(width - 1) / 2, (height - 1) / 2])
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = center - linear @ center
+    return AffineMap(matrix, (height, width))
+
+
+def crop_map(
+    left: float, top: float, share_x: float, share_y: float, size: tuple[int, int]
+) -> AffineMap:
+    """Return the map that stretches a crop to the whole frame.
+
+    Args:
+        left: of the crop's left edge, in pixels from the frame's.
+        top: of its top edge.
+        share_x: the crop's width over the frame's.
+        share_y: its height over the frame's.
+        size: (H, W) of the frame.
+    """
+    # Edges, not pixel centres, are what is stretched: hence the halves.
+    matrix = np.array(
+        [
+            [share_x, 0, left + (share_x - 1) / 2],
+            [0, share_y, top + (share_y - 1) / 2],
+            [0, 0, 1],
+        ]
+    )
+    return AffineMap(matrix, size)
 
 
 class GridMap(NamedTuple):
@@ -145,7 +186,7 @@ class ElasticMap(NamedTuple):
 
 
 def _sample(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return remap(values, x, y, cv2.INTER_LINEAR)
 
 
 def smooth_in_place(fields: Iterable[np.ndarray], sigma: float) -> None:

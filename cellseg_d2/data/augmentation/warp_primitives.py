@@ -13,7 +13,17 @@ import numpy as np
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, Transform
 
-from .warp_maps import AffineMap, GridMap, LensMap, PixelMap, compose, elastic_map
+from .warp_maps import (
+    AffineMap,
+    GridMap,
+    LensMap,
+    PixelMap,
+    about_center,
+    compose,
+    crop_map,
+    elastic_map,
+    rotation,
+)
 from .warp_transforms import symmetry_map, warp_transform
 
 
@@ -33,26 +43,16 @@ class WarpPrimitive(T.Augmentation, metaclass=ABCMeta):
     def draw(self, height: int, width: int) -> PixelMap:
         """Draw the map of this step, whatever its probability, for an input of that size."""
 
-    def choose(self) -> WarpPrimitive:
-        """Return what is to draw the map: this primitive, or the one it chooses in its place."""
-        return self
-
     def choose_or_skip(self) -> WarpPrimitive | None:
-        """Return what is to draw the map with probability ``prob``, None otherwise."""
-        return self.choose() if self._rand_range() < self.prob else None
-
-    def draw_or_skip(self, height: int, width: int) -> PixelMap | None:
-        """Draw the map with probability ``prob``, None otherwise."""
-        chosen = self.choose_or_skip()
-        return chosen.draw(height, width) if chosen else None
+        """Return this primitive with probability ``prob``, None otherwise; see ``OneOf``'s."""
+        return self if self._rand_range() < self.prob else None
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw this step alone."""
-        height, width = image.shape[:2]
-        drawn = self.draw_or_skip(height, width)
-        if drawn is None:
+        """Draw this step alone, mirrored beyond the frame."""
+        if self.choose_or_skip() is None:
             return NoOpTransform()
-        return warp_transform(compose([drawn]), (height, width))
+        height, width = image.shape[:2]
+        return warp_transform(compose([self.draw(height, width)]), (height, width))
 
 
 class HFlip(WarpPrimitive):
@@ -117,7 +117,7 @@ class Rotate(WarpPrimitive):
 
     def draw(self, height: int, width: int) -> PixelMap:
         """Draw the angle."""
-        return _about_center(height, width, _rotation(_symmetric(self, self.limit)))
+        return about_center(height, width, rotation(_symmetric(self, self.limit)))
 
 
 class Zoom(WarpPrimitive):
@@ -137,7 +137,7 @@ class Zoom(WarpPrimitive):
     def draw(self, height: int, width: int) -> PixelMap:
         """Draw the factor."""
         factor = float(self._rand_range(self.low, self.high))
-        return _about_center(height, width, np.eye(2) / factor)
+        return about_center(height, width, np.eye(2) / factor)
 
 
 class ResizedCrop(WarpPrimitive):
@@ -169,15 +169,7 @@ class ResizedCrop(WarpPrimitive):
         share_x, share_y = (min(math.sqrt(s), 1.0) for s in (area * ratio, area / ratio))
         left = float(self._rand_range((1 - share_x) * width))
         top = float(self._rand_range((1 - share_y) * height))
-        # Edges, not pixel centres, are what is stretched: hence the halves.
-        matrix = np.array(
-            [
-                [share_x, 0, left + (share_x - 1) / 2],
-                [0, share_y, top + (share_y - 1) / 2],
-                [0, 0, 1],
-            ]
-        )
-        return AffineMap(matrix, (height, width))
+        return crop_map(left, top, share_x, share_y, (height, width))
 
 
 class Affine(WarpPrimitive):
@@ -210,7 +202,7 @@ class Affine(WarpPrimitive):
 
     def draw(self, height: int, width: int) -> PixelMap:
         """Draw all four."""
-        rotation = _rotation(_symmetric(self, self.rotate))
+        turn = rotation(_symmetric(self, self.rotate))
         factor = float(self._rand_range(*self.scale))
         shear = np.eye(2)
         shear[0, 1] = math.tan(math.radians(_symmetric(self, self.shear)))
@@ -218,7 +210,7 @@ class Affine(WarpPrimitive):
         shift_x = _symmetric(self, self.translate) * width
         shift_y = _symmetric(self, self.translate) * height
         shift = np.array([[1.0, 0, -shift_x], [0, 1, -shift_y], [0, 0, 1]])
-        centered = _about_center(height, width, rotation @ shear / factor)
+        centered = about_center(height, width, turn @ shear / factor)
         return AffineMap(centered.matrix @ shift, centered.size)
 
 
@@ -302,17 +294,3 @@ def check(right: bool, owner: object, found: str, expected: str) -> None:
 
 def _symmetric(augmentation: T.Augmentation, limit: float) -> float:
     return float(augmentation._rand_range(-limit, limit))
-
-
-def _rotation(degrees: float) -> np.ndarray:
-    """Return the (2, 2) backward matrix of a turn counter-clockwise, with y downwards."""
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[cosine, -sine], [sine, cosine]])
-
-
-def _about_center(height: int, width: int, linear: np.ndarray) -> AffineMap:
-    center = np.array([(width - 1) / 2, (height - 1) / 2])
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = center - linear @ center
-    return AffineMap(matrix, (height, width))

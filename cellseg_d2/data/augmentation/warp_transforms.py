@@ -2,35 +2,38 @@
 
 Images are interpolated bilinearly, label maps take the nearest pixel. Beyond the frame both are
 mirrored about the outermost pixel centres (OpenCV's ``BORDER_REFLECT_101``), so that the labels
-agree with the tissue shown: a cell's mirror image belongs to the cell and carries its id.
+agree with the tissue shown: a cell's mirror image belongs to the cell and carries its id. Or, with
+``fill``, the image goes on in one colour and label maps as background.
 """
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import cv2
 import numpy as np
 from fvcore.transforms.transform import NoOpTransform, Transform
 
+from .remap import Fill, border_of, remap
 from .warp_maps import AffineMap, Points
 
-_BORDER = cv2.BORDER_REFLECT_101
-# cv2.remap keeps coordinates in 16 bits.
-_REMAP_LIMIT = 2**15 - 1
 
-
-def warp_transform(mapping: AffineMap | Points, size: tuple[int, int]) -> Transform:
+def warp_transform(
+    mapping: AffineMap | Points, size: tuple[int, int], fill: Fill = None
+) -> Transform:
     """Return the cheapest transform that does what ``mapping`` says.
 
     Args:
         mapping: as ``compose`` returns it.
         size: (H, W) of the input.
+        fill: the colour beyond the frame; None mirrors.
 
     Returns:
         Nothing to do, a copy of whole pixels where the map is one of the eight symmetries of a
         rectangle, an affine warp, or a dense warp.
     """
     if not isinstance(mapping, AffineMap):
-        return DenseWarpTransform(*mapping, size)
+        return DenseWarpTransform(*mapping, size, fill)
     matrix, output_size = mapping
     if output_size == size and np.array_equal(matrix, np.eye(3)):
         return NoOpTransform()
@@ -40,7 +43,7 @@ def warp_transform(mapping: AffineMap | Points, size: tuple[int, int]) -> Transf
                 symmetry = symmetry_map(size, transpose, flip_x, flip_y)
                 if symmetry.size == output_size and np.array_equal(symmetry.matrix, matrix):
                     return SymmetryTransform(size, transpose, flip_x, flip_y)
-    return AffineWarpTransform(mapping, size)
+    return AffineWarpTransform(mapping, size, fill)
 
 
 def symmetry_map(size: tuple[int, int], transpose: bool, flip_x: bool, flip_y: bool) -> AffineMap:
@@ -115,62 +118,75 @@ class SymmetryTransform(_AffineTransform):
         return _from_bytes(self.apply_image(_as_bytes(segmentation)), segmentation.dtype)
 
 
-class AffineWarpTransform(_AffineTransform):
-    """Resamples by an affine map: 6 ms for 1000x1000 RGB, 1 ms for a label map."""
+class _Resampled(WarpTransform):
+    """What resampling transforms share: the interpolation, and what lies beyond the frame."""
+
+    fill: Fill
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """Resample a (H, W) or (H, W, C) uint8 or float32 array bilinearly."""
-        return self._warp(img, cv2.INTER_LINEAR)
+        return self._warp(img, cv2.INTER_LINEAR, self.fill)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """Resample a (H, W) label map of up to 32 bits; each pixel takes the nearest id."""
-        nearest = self._warp(_as_bytes(segmentation), cv2.INTER_NEAREST)
-        return _from_bytes(nearest, segmentation.dtype)
+        labels = _as_bytes(segmentation)
+        background = None if self.fill is None else (0,) * labels.shape[2]
+        return _from_bytes(self._warp(labels, cv2.INTER_NEAREST, background), segmentation.dtype)
 
-    def _warp(self, array: np.ndarray, interpolation: int) -> np.ndarray:
+    @abstractmethod
+    def _warp(self, array: np.ndarray, interpolation: int, fill: Fill) -> np.ndarray:
+        """Resample, with ``fill`` or mirrored beyond the frame."""
+
+
+class AffineWarpTransform(_Resampled, _AffineTransform):
+    """Resamples by an affine map: 6 ms for 1000x1000 RGB, 1 ms for a label map.
+
+    Args:
+        mapping: the backward map.
+        size: (H, W) of the input.
+        fill: the colour beyond the frame; None mirrors.
+    """
+
+    def __init__(self, mapping: AffineMap, size: tuple[int, int], fill: Fill = None) -> None:
+        super().__init__(mapping, size)
+        self.fill = fill
+
+    def _warp(self, array: np.ndarray, interpolation: int, fill: Fill) -> np.ndarray:
         _check_size(array, self.size)
         height, width = self.mapping.size
+        mode, value = border_of(fill)
         warped = cv2.warpAffine(
             array,
             self.mapping.matrix[:2],
             (width, height),
             flags=interpolation | cv2.WARP_INVERSE_MAP,
-            borderMode=_BORDER,
+            borderMode=mode,
+            borderValue=value,
         )
         return warped.reshape(height, width, *array.shape[2:])
 
 
-class DenseWarpTransform(WarpTransform):
+class DenseWarpTransform(_Resampled):
     """Resamples by a source per pixel: 6 ms for 1000x1000 RGB, 1 ms for a label map.
 
     Args:
         map_x, map_y: (H, W) float32, contiguous: the input coordinates of each output pixel.
         size: (H, W) of the input.
-
-    Raises:
-        ValueError: for an input or output of 32,767 pixels or more in a row or a column.
+        fill: the colour beyond the frame; None mirrors.
     """
 
-    def __init__(self, map_x: np.ndarray, map_y: np.ndarray, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        map_x: np.ndarray,
+        map_y: np.ndarray,
+        size: tuple[int, int],
+        fill: Fill = None,
+    ) -> None:
         super().__init__()
-        if max(*size, *map_x.shape) >= _REMAP_LIMIT:
-            raise ValueError(
-                f"cannot warp {size[0]}x{size[1]} pixels to {map_x.shape[0]}x{map_x.shape[1]}: "
-                f"expected sides below {_REMAP_LIMIT}; crop the image first (INPUT.CROP)"
-            )
         self.map_x = map_x
         self.map_y = map_y
         self.size = size
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """Resample a (H, W) or (H, W, C) uint8 or float32 array bilinearly."""
-        return self._warp(img, cv2.INTER_LINEAR)
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Resample a (H, W) label map of up to 32 bits; each pixel takes the nearest id."""
-        return _from_bytes(
-            self._warp(_as_bytes(segmentation), cv2.INTER_NEAREST), segmentation.dtype
-        )
+        self.fill = fill
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         """Raise: a dense map runs backward, and its inverse may not exist.
@@ -183,10 +199,9 @@ class DenseWarpTransform(WarpTransform):
             "maps (CellDatasetMapper)"
         )
 
-    def _warp(self, array: np.ndarray, interpolation: int) -> np.ndarray:
+    def _warp(self, array: np.ndarray, interpolation: int, fill: Fill) -> np.ndarray:
         _check_size(array, self.size)
-        warped = cv2.remap(array, self.map_x, self.map_y, interpolation, borderMode=_BORDER)
-        return warped.reshape(*self.map_x.shape, *array.shape[2:])
+        return remap(array, self.map_x, self.map_y, interpolation, fill)
 
 
 def _check_size(array: np.ndarray, size: tuple[int, int]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from detectron2.data import transforms as T
+from scipy.ndimage import label
 
 from cellseg_d2 import load_config
 from cellseg_d2.data import CellDatasetMapper, load_cell_dicts
@@ -77,6 +78,21 @@ def test_boxes_are_tight_and_cells_leave_only_by_the_frame(name: str) -> None:
         assert found.ids.tolist() == [9]
         y, x = np.where(sample.label_maps[0] == 9)
         assert found.boxes[0].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+@pytest.mark.parametrize(("name", "twice"), [("cellseg", False), ("report4", True)])
+def test_the_project_s_own_recipe_shows_no_cell_twice(name: str, twice: bool) -> None:
+    cell = np.pad(np.ones((8, 8), np.int32), 4)
+    labels = np.kron(np.arange(1, 81, dtype=np.int32).reshape(8, 10), cell)
+    several = 0
+    for position in range(25):
+        sample = CellAugInput(np.full((*labels.shape, 3), 128, np.uint8), [labels.copy()])
+        draw(name, sample, position)
+        (moved,) = sample.label_maps
+        ids = np.unique(moved[moved > 0])
+        # By 8 neighbours: the frame's slanting edge may leave of a corner pixels side by side.
+        several += sum(label(moved == i, np.ones((3, 3)))[1] > 1 for i in ids)
+    assert bool(several) == twice
 
 
 @pytest.mark.slow

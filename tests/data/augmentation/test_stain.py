@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skimage.color import hed2rgb, rgb2hed
+from skimage.color import hed2rgb, rgb2hed, rgb_from_hed
 
 from cellseg_d2.data.augmentation.stain import STAIN_DENSITIES, HEDJitter, HEDTransform
+
+UNIT = np.log(1e6)
+"""scikit-image counts amounts in units of its floor's absorbance, that of a level of 1e-6."""
 
 
 def stained_image(height: int, width: int, low: float = 0.12) -> np.ndarray:
@@ -15,8 +18,9 @@ def stained_image(height: int, width: int, low: float = 0.12) -> np.ndarray:
     return np.rint(255 * 10 ** -(amounts @ STAIN_DENSITIES)).astype(np.uint8)
 
 
-def test_stains_are_of_unit_length() -> None:
-    # Ruifrok and Johnston's table, to the two digits it is printed with.
+def test_stains_are_those_of_ruifrok_and_johnston() -> None:
+    assert np.array_equal(STAIN_DENSITIES, rgb_from_hed)
+    # To the two digits that their table is printed with.
     assert np.allclose(np.linalg.norm(STAIN_DENSITIES, axis=1), 1, atol=0.01)
 
 
@@ -33,14 +37,23 @@ def test_stains_are_of_unit_length() -> None:
 def test_equals_skimage_within_a_level(
     scale: tuple[float, float, float], shift: tuple[float, float, float]
 ) -> None:
-    # scikit-image cuts amounts off at 0 and counts them in units of 6 decades (its floor is 1e-6):
-    # amounts above 0, before and after, make the first irrelevant.
+    # scikit-image cuts amounts off at 0: amounts above 0, before and after, make that irrelevant.
     image = stained_image(700, 300)
     amounts = rgb2hed(image)
     assert amounts.min() > 0
-    expected = 255 * hed2rgb(amounts * scale + np.array(shift) / 6)
+    expected = 255 * hed2rgb(amounts * scale + np.array(shift) / UNIT)
     changed = HEDTransform(scale, shift).apply_image(image)
     assert np.abs(changed - expected).max() <= 0.52
+
+
+def test_the_changed_amounts_are_read_back() -> None:
+    image = stained_image(200, 150, low=0.2)
+    scale, shift = (1.05, 0.95, 1.02), (0.05, -0.05, 0.03)
+    before = UNIT * rgb2hed(image)
+    after = UNIT * rgb2hed(HEDTransform(scale, shift).apply_image(image))
+    # A level is up to 0.03 of absorbance in the darkest pixels, times the inverse's largest row.
+    assert np.abs(after - (before * scale + shift)).max() < 0.08
+    assert np.abs((after - (before * scale + shift)).mean((0, 1))).max() < 2e-3
 
 
 def test_neutral_values_change_no_colour() -> None:
@@ -59,7 +72,7 @@ def test_white_stays_white_without_a_shift_and_takes_the_stain_with_one() -> Non
     white = np.full((2, 2, 3), 255, np.uint8)
     assert np.array_equal(HEDTransform((1.5, 0.5, 1.2), (0, 0, 0)).apply_image(white), white)
     shifted = HEDTransform((1, 1, 1), (0.05, 0, 0)).apply_image(white)
-    assert np.array_equal(shifted[0, 0], np.rint(255 * 10 ** -(0.05 * STAIN_DENSITIES[0])))
+    assert np.array_equal(shifted[0, 0], np.rint(255 * np.exp(-0.05 * STAIN_DENSITIES[0])))
     assert np.array_equal(HEDTransform((1, 1, 1), (-0.05, 0, 0)).apply_image(white), white)
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import label, map_coordinates
 
 from cellseg_d2.data.augmentation import CellAugInput
+from cellseg_d2.data.augmentation.choice import OneOf
+from cellseg_d2.data.augmentation.photometric import Gamma
 from cellseg_d2.data.augmentation.warp import (
     Affine,
     Elastic,
     GridDistortion,
     HFlip,
-    OneOf,
     OpticalDistortion,
     ResizedCrop,
     Rot90,
@@ -23,6 +25,7 @@ from cellseg_d2.data.augmentation.warp import (
     Warp,
     WarpPrimitive,
     Zoom,
+    background_color,
 )
 from cellseg_d2.data.augmentation.warp_maps import AffineMap, compose
 from cellseg_d2.data.augmentation.warp_transforms import (
@@ -254,10 +257,10 @@ def test_probabilities_and_choices() -> None:
         for _ in range(50)
     }
     assert len(turns) == 4
-    one_of = OneOf([HFlip(prob=0.3), VFlip(prob=0.9), Rotate(9, prob=0)], prob=0.5)
-    drawn = [one_of.draw_or_skip(20, 20) for _ in range(4000)]
-    kinds = [None if d is None else (d.matrix[0, 0], d.matrix[1, 1]) for d in drawn]
-    shares = [kinds.count(k) / len(kinds) for k in (None, (-1, 1), (1, -1))]
+    warp = Warp([OneOf([HFlip(prob=0.3), VFlip(prob=0.9), Rotate(9, prob=0)], prob=0.5)])
+    drawn = [warp.get_transform(image) for _ in range(4000)]
+    kinds = [d.names if isinstance(d, SymmetryTransform) else None for d in drawn]
+    shares = [kinds.count(k) / len(kinds) for k in (None, ("HFlip",), ("VFlip",))]
     assert shares == pytest.approx([0.5, 0.125, 0.375], abs=0.04)
 
 
@@ -299,9 +302,91 @@ def test_arrays_of_another_size_are_refused() -> None:
             tfm.apply_segmentation(np.zeros((3, 3), np.int32))
 
 
-def test_a_row_too_long_for_opencv_is_refused_with_advice() -> None:
-    with pytest.raises(ValueError, match="crop"):
-        GridDistortion(prob=1).get_transform(np.zeros((1, 40_000, 3), np.uint8))
+@pytest.mark.parametrize("shape", [(2, 40_000), (40_000, 2)])
+def test_rows_too_long_for_opencv_are_warped(shape: tuple[int, int]) -> None:
+    ids = random_ids(*shape)
+    # Elastic after a rotation samples its displacements between pixels, too.
+    warp = Warp([Rotate(1e-4, prob=1), Elastic(30, 3, prob=1), GridDistortion(limit=0.1, prob=1)])
+    np.random.seed(0)
+    tfm = warp.get_transform(ids)
+    assert isinstance(tfm, DenseWarpTransform)
+    points = backward_points(tfm)
+    nearest = map_coordinates(ids.astype(np.float64), points, order=0, mode="mirror")
+    clear = np.all([np.abs(p % 1 - 0.5) > 2e-2 for p in points], axis=0)
+    assert clear.mean() > 0.8
+    assert np.array_equal(tfm.apply_segmentation(ids)[clear], nearest[clear])
+
+
+SPECKS = np.kron(np.arange(1, 41, dtype=np.int32).reshape(5, 8), np.pad(np.ones((8, 8)), 4)).astype(
+    np.int32
+)
+"""40 squares of 8 pixels, 4 from the frame and 8 from each other."""
+
+
+@pytest.mark.parametrize("primitive", [*AFFINE, Elastic(30, 12, prob=1)], ids=name)
+def test_beyond_the_frame_there_is_background(primitive: WarpPrimitive) -> None:
+    image = np.where(SPECKS[:, :, None] > 0, 250, [200, 100, 50]).astype(np.uint8)
+    for seed in range(8):
+        np.random.seed(seed)
+        sample = CellAugInput(image, [SPECKS, SPECKS // 2])
+        tfm = Warp([primitive], border="background")(sample)
+        assert isinstance(tfm, AffineWarpTransform | DenseWarpTransform)
+        points = backward_points(tfm)
+        labels = sample.label_maps[0]
+        nearest = map_coordinates(SPECKS.astype(np.float64), points, order=0, mode="constant")
+        clear = np.all([np.abs(p % 1 - 0.5) > 2e-3 for p in points], axis=0)
+        assert np.array_equal(labels[clear], nearest[clear])
+        assert np.array_equal(labels // 2, sample.label_maps[1])
+        beyond = np.any(
+            [(p <= -1) | (p >= n) for p, n in zip(points, SPECKS.shape, strict=True)], axis=0
+        )
+        assert not labels[beyond].any()
+        assert (sample.image[beyond] == [200, 100, 50]).all()
+        for channel in range(3):
+            # SciPy's "constant" does not interpolate across the frame's edge; a padded frame does.
+            plane = np.pad(image[:, :, channel].astype(float), 60, constant_values=0)
+            plane[_frame_of(plane.shape, 60)] = [200, 100, 50][channel]
+            shifted = [p + 60 for p in points]
+            linear = map_coordinates(plane, shifted, order=1, mode="nearest")
+            assert np.abs(sample.image[:, :, channel] - linear).max() < 0.51
+
+
+def _frame_of(shape: tuple[int, ...], width: int) -> np.ndarray:
+    frame = np.ones(shape, bool)
+    frame[width:-width, width:-width] = False
+    return frame
+
+
+@pytest.mark.parametrize(("border", "twice"), [("mirror", True), ("background", False)])
+def test_cells_are_shown_twice_only_where_mirrored(border: str, twice: bool) -> None:
+    several = 0
+    for seed in range(20):
+        np.random.seed(seed)
+        sample = CellAugInput(np.zeros((*SPECKS.shape, 3), np.uint8), [SPECKS])
+        Warp([Affine(rotate=15, scale=(0.85, 1.2), shear=5, prob=1)], border=border)(sample)
+        (moved,) = sample.label_maps
+        several += sum(label(moved == i)[1] > 1 for i in np.unique(moved[moved > 0]))
+    assert bool(several) == twice
+
+
+def test_the_background_s_colour() -> None:
+    image = np.full((64, 64, 3), [10, 20, 30], np.uint8)
+    labels = np.zeros((64, 64), np.int32)
+    labels[:32] = 5
+    image[:32] = 200
+    assert background_color(image, [labels, np.zeros_like(labels)]) == [10, 20, 30]
+    other = np.flipud(labels)
+    assert background_color(image, [labels, other]) == [105, 110, 115], "all is labelled"
+    assert background_color(image[:, :, 0], []) == [105]
+    assert background_color(image[:1, :1].astype(np.float32), [labels[:1, :1]]) == [200] * 3
+
+
+def test_a_mirror_needs_no_label_maps_and_a_background_finds_its_own() -> None:
+    plain = T.AugInput(np.full((30, 40, 3), 7, np.uint8))
+    Warp([Rotate(20, prob=1)])(plain)
+    assert (plain.image == 7).all()
+    with pytest.raises(AttributeError, match="label_maps"):
+        Warp([Rotate(20, prob=1)], border="background")(plain)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +402,8 @@ def test_a_row_too_long_for_opencv_is_refused_with_advice() -> None:
         lambda: Elastic(30, 0),
         lambda: GridDistortion(limit=1),
         lambda: OpticalDistortion(limit=-1),
-        lambda: OneOf([]),
+        lambda: Warp([HFlip()], border="reflect"),
+        lambda: Warp([OneOf([HFlip(), Gamma()])]),
     ],
 )
 def test_ranges_that_make_no_sense_are_refused(make: object) -> None:

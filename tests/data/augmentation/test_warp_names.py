@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cellseg_d2.data.augmentation.choice import OneOf
 from cellseg_d2.data.augmentation.warp import (
     Affine,
     Elastic,
     HFlip,
-    OneOf,
     OpticalDistortion,
     ResizedCrop,
     Rot90,
@@ -19,9 +19,8 @@ from cellseg_d2.data.augmentation.warp import (
     WarpPrimitive,
     Zoom,
 )
-from cellseg_d2.data.augmentation.warp_maps import LensMap
+from cellseg_d2.data.augmentation.warp_maps import LensMap, about_center, rotation
 from cellseg_d2.data.augmentation.warp_names import step_name
-from cellseg_d2.data.augmentation.warp_primitives import _about_center, _rotation
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 
@@ -50,7 +49,7 @@ def test_a_warp_knows_what_was_drawn(primitive: WarpPrimitive, name: str) -> Non
 
 def test_rotations_state_degrees_counter_clockwise() -> None:
     for degrees, text in ((12.34, "12.3°"), (-7, "-7°")):
-        drawn = _about_center(40, 60, _rotation(degrees))
+        drawn = about_center(40, 60, rotation(degrees))
         assert step_name(Rotate(20), drawn) == f"Rotate {text}"
     assert step_name(OpticalDistortion(2), LensMap(-0.5, (0, 0), (4, 4))) == (
         "OpticalDistortion -0.50"
