@@ -4,6 +4,16 @@
 python train_net.py --config-file configs/mask_rcnn_R_50_FPN.yaml DATASETS.CELL.ROOT my_cells
 python train_net.py --config-file output/config.yaml --resume
 python train_net.py --config-file output/config.yaml --eval-only MODEL.WEIGHTS model.pth
+
+Several GPUs share a batch, SOLVER.IMS_PER_BATCH images in all:
+python train_net.py --num-gpus 4 --config-file configs/mask_rcnn_R_50_FPN.yaml ...
+
+So do several machines, with the same data and OUTPUT_DIR, best on a shared disk. On each, with its
+own --machine-rank from 0, and the address of machine 0:
+python train_net.py --num-gpus 4 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:29500 ...
+
+With MODEL.DEVICE cpu, --num-gpus is the number of processes on each machine's processor:
+python train_net.py --num-gpus 2 --config-file output/config.yaml --resume MODEL.DEVICE cpu
 """
 
 from __future__ import annotations
@@ -14,12 +24,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessExitedException
 
 from cellseg_d2 import CellDataError, ConfigError, load_config
 from cellseg_d2.checkpoint import CellCheckpointer
@@ -30,90 +38,93 @@ from cellseg_d2.engine import (
     normalize_by_dataset,
     register_datasets,
 )
+from cellseg_d2.engine.launch import WorkerError, choose_backend, configured_device, launch
+from cellseg_d2.engine.parallel import log_processes, on_main, require_agreement
+from cellseg_d2.engine.run_folder import begin_run, refuse_second_run, warn_of_changes
+from cellseg_d2.engine.run_record import write_run_record
 from cellseg_d2.evaluation import score_table, write_scores
 from cellseg_d2.evaluation.score_file import SCORE_FILE
+from cellseg_d2.machine_faults import explain_disk, explain_run_faults
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Load the config, register its data sets, and start the log in the output folder."""
     cfg = load_config(args.config_file, args.opts)
+    if not args.eval_only:
+        on_main(lambda: refuse_second_run(cfg.OUTPUT_DIR, args.resume))
     register_datasets(cfg)
-    check_evaluation_sets(cfg)
+    # The main process parses the data; the others then find it in the annotation cache.
+    on_main(lambda: check_evaluation_sets(cfg))
     if args.eval_only:
         require_fixed_normalization(cfg)
     else:
+        on_main(lambda: CellTrainer.build_sampler(cfg).epoch_size)
         normalize_by_dataset(cfg)
     cfg.freeze()
-    if args.eval_only:
-        # Not upstream's set-up: it would overwrite the config.yaml of the run that is evaluated.
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        for name in ("fvcore", "detectron2"):
-            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
-    else:
-        default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="cellseg_d2")
+    Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    for name in ("fvcore", "detectron2", "cellseg_d2"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+    if not args.eval_only:  # the config.yaml there is that of the run that is evaluated
+        with explain_disk(cfg.OUTPUT_DIR, "then give the command again"):
+            begin_run(cfg, args)
+    log_processes(cfg.MODEL.DEVICE)
+    if args.resume and not args.eval_only:
+        on_main(lambda: warn_of_changes(cfg))
     return cfg
 
 
 def main(args: argparse.Namespace) -> Mapping[str, Any]:
     """Run one process of the job; return the scores on the main one."""
     cfg = setup(args)
-    if args.eval_only:
-        model = CellTrainer.build_model(cfg)
-        CellCheckpointer(model, cfg.OUTPUT_DIR, complete=True).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
-        results = CellTrainer.test(cfg, model)
-    else:
-        trainer = CellTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        results = trainer.train()
-    if results:
-        write_scores(results, Path(cfg.OUTPUT_DIR) / SCORE_FILE)
-        print(score_table(results))
+    with explain_run_faults(cfg):
+        if args.eval_only:
+            model = CellTrainer.build_model(cfg)
+            CellCheckpointer(model, cfg.OUTPUT_DIR, complete=True).resume_or_load(
+                cfg.MODEL.WEIGHTS, resume=args.resume
+            )
+            results = CellTrainer.test(cfg, model)
+        else:
+            trainer = CellTrainer(cfg)
+            trainer.resume_or_load(resume=args.resume)
+            position = (trainer.start_iter, trainer.max_iter, trainer.sampler.epoch_size)
+            require_agreement("first iteration, last one and images of an epoch", position)
+            on_main(lambda: write_run_record(cfg, trainer.start_iter))
+            results = trainer.train()
+        if results:
+            write_scores(results, Path(cfg.OUTPUT_DIR) / SCORE_FILE)
+            print(score_table(results))
     return results
 
 
-def guarded_main(args: argparse.Namespace) -> int:
-    """Run one process of the job; turn a fault of the user's into a line and an exit status."""
-    try:
-        main(args)
-    except (CellDataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def worker(args: argparse.Namespace) -> None:
-    """Run one of several processes, which can only tell how it ended by its exit status."""
-    sys.exit(guarded_main(args))
+def launch_job(args: argparse.Namespace) -> None:
+    """Run the job in as many processes as the command line asks for."""
+    backend = "gloo"
+    if args.num_gpus * args.num_machines > 1:
+        device = configured_device(args.config_file, args.opts)
+        backend = choose_backend(device, args.num_gpus)
+    launch(
+        main,
+        args.num_gpus,
+        args.num_machines,
+        args.machine_rank,
+        args.dist_url,
+        args=(args,),
+        backend=backend,
+    )
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and launch the job; return the exit status."""
-    args = default_argument_parser(epilog=__doc__).parse_args(arguments)
-    if args.num_gpus * args.num_machines <= 1:
-        return guarded_main(args)
-    if args.num_gpus > torch.cuda.device_count():
-        print(
-            f"error: --num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}",
-            file=sys.stderr,
-        )
-        return 2
+    """Parse the command line and run the job; return the exit status."""
+    parser = default_argument_parser(epilog=__doc__)
+    parser.set_defaults(dist_url="auto")
     try:
-        launch(
-            worker,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except ProcessExitedException as error:
-        return error.exit_code or 1
+        launch_job(parser.parse_args(arguments))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (CellDataError, OSError, FloatingPointError, WorkerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
+from .config_file import YAML_ERRORS, check_bases
 from .errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 # What yacs and PyYAML raise for a file or option that is no config; yacs asserts a lot.
-_MERGE_ERRORS = (AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError)
+_MERGE_ERRORS = (AssertionError, NotImplementedError, *YAML_ERRORS)
 
 
 def add_cellseg_config(cfg: CN) -> None:
@@ -93,6 +93,8 @@ def add_cellseg_config(cfg: CN) -> None:
     cfg.MODEL.CONVNEXT.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Probability with which the last block is skipped in training; the paper's for the size if < 0.
     cfg.MODEL.CONVNEXT.STOCHASTIC_DEPTH = -1.0
+    # Compute a block's activations again in the backward pass instead of keeping them.
+    cfg.MODEL.CONVNEXT.GRADIENT_CHECKPOINTING = False
 
     # Weight of each class in the box head's classification loss, where background has 1
     # (cellseg_d2/modeling/class_weights.py); [] for 1 each.
@@ -128,6 +130,46 @@ def add_cellseg_config(cfg: CN) -> None:
     # IoU of masks of one class above which the lower score is dropped; 1 keeps all.
     cfg.TEST.MASK_NMS.THRESHOLD = 1.0
 
+    # Prediction in overlapping tiles (cellseg_d2/inference/tiling.py).
+    cfg.TEST.TILE = CN()
+    # Side of a tile in pixels; 0 predicts whole images. Images no larger than a tile stay whole.
+    cfg.TEST.TILE.SIZE = 0
+    # Pixels that neighbouring tiles share: at least the extent of the largest cell.
+    cfg.TEST.TILE.OVERLAP = 128
+
+    # Test-time augmentation (cellseg_d2/inference/tta.py).
+    cfg.TEST.TTA = CN()
+    cfg.TEST.TTA.ENABLED = False
+    # Of the square's eight symmetries: "none", "rot90", "rot180", "rot270", and "hflip", "vflip",
+    # "transpose", "antitranspose".
+    cfg.TEST.TTA.TRANSFORMS = ["none", "hflip", "vflip", "rot180"]
+    # The image's side over its own, for each of which all transforms are run.
+    cfg.TEST.TTA.SCALES = [1.0]
+    # How several answers (of augmentation or of an ensemble) become one, cellseg_d2/inference/
+    # fusion.py: "fusion" (weighted boxes and masks) or "nms" (masks of one class).
+    cfg.TEST.MERGE = CN()
+    cfg.TEST.MERGE.METHOD = "fusion"
+    # IoU from which two answers are the same cell.
+    cfg.TEST.MERGE.THRESHOLD = 0.5
+
+    # Panoptic quality, AJI, Dice, F_d and F_c beside COCO's AP (cellseg_d2/evaluation/).
+    cfg.TEST.PANOPTIC = CN()
+    cfg.TEST.PANOPTIC.ENABLED = True
+    # Predictions of a lower score are not part of the label map that these are measured on.
+    cfg.TEST.PANOPTIC.SCORE_THRESHOLD = 0.5
+
+    # Score that is kept at its highest in model_best.pth, as <task>/<score>; "" keeps none.
+    cfg.TEST.BEST_METRIC = "segm/AP50"
+    # Stop when BEST_METRIC has not risen by more than MIN_GAIN for PATIENCE evaluations; 0 never.
+    cfg.TEST.EARLY_STOPPING = CN()
+    cfg.TEST.EARLY_STOPPING.PATIENCE = 0
+    cfg.TEST.EARLY_STOPPING.MIN_GAIN = 0.0
+    # Losses on the first so many images of each data set of DATASETS.TEST at each evaluation, not
+    # augmented; 0 for none.
+    cfg.TEST.LOSS_IMAGES = 50
+    # Training images, drawn once by seed, that are evaluated as well; 0 for none.
+    cfg.TEST.TRAIN_IMAGES = 0
+
     # Learning rate of a ConvNeXt layer (three blocks, cellseg_d2/engine/layer_decay.py) over that
     # of the next one; 1 is the same for all.
     cfg.SOLVER.LAYER_DECAY = 1.0
@@ -139,6 +181,19 @@ def add_cellseg_config(cfg: CN) -> None:
     cfg.SOLVER.MAX_EPOCHS = 0
     # With MAX_EPOCHS: epochs between checkpoints; 0 writes the last one only.
     cfg.SOLVER.CHECKPOINT_EPOCHS = 1
+    # Checkpoints kept beside model_best.pth and model_final.pth, the newest; 0 keeps all.
+    cfg.SOLVER.KEEP_CHECKPOINTS = 3
+    # Batches whose gradients are added up for one update; an iteration is one update.
+    cfg.SOLVER.ACCUMULATE = 1
+    # What AMP computes in: "float16" or "bfloat16".
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Compile the backbone with torch.compile.
+    cfg.SOLVER.COMPILE = False
+    # Exponential moving average of the weights, evaluated and saved beside the raw ones.
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.ENABLED = False
+    # Share of the average that an iteration keeps; lower in the first iterations.
+    cfg.SOLVER.EMA.DECAY = 0.999
     # Learning rate at which "WarmupCosineLR" ends.
     cfg.SOLVER.MIN_LR = 0.0
     # With MAX_EPOCHS: epochs between evaluations; 0 evaluates once, at the end.
@@ -178,8 +233,7 @@ def load_config(config_file: str | PathLike[str] | None = None, options: Sequenc
     add_cellseg_config(cfg)
     if config_file:
         path = fspath(config_file)
-        if not Path(path).is_file():
-            raise ConfigError(f"{path}: no such file")
+        check_bases(Path(path))
         try:
             cfg.merge_from_file(path, allow_unsafe=False)
         except _MERGE_ERRORS as error:
@@ -188,7 +242,10 @@ def load_config(config_file: str | PathLike[str] | None = None, options: Sequenc
         raise ConfigError(f"options come as KEY VALUE pairs, not {' '.join(map(str, options))}")
     for key, value in zip(options[::2], options[1::2], strict=True):
         _set_option(cfg, str(key), value)
-    complete_config(cfg)
+    try:
+        complete_config(cfg)
+    except (AttributeError, TypeError) as error:  # yacs takes null, and lists of anything
+        raise ConfigError(f"{config_file or 'options'}: a value of another type: {error}") from error
     if cfg.SOLVER.MAX_EPOCHS > 0:
         for key in _COUNTED_IN_ITERATIONS:
             if key in options[::2]:
@@ -314,7 +371,7 @@ def _check_ranges(cfg: CN) -> None:
             raise ConfigError(f"{key} is {value!r}; expected {expected}")
     try:
         re.compile(cell.GROUP_PATTERN)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"DATASETS.CELL.GROUP_PATTERN {cell.GROUP_PATTERN!r} is no regular expression: {error}"
         ) from error

@@ -25,19 +25,28 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"output folder of a training, or its {METRICS_FILE}",
     )
     parser.add_argument("--output", type=Path, required=True, help="the PNG")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--names", nargs="+", metavar="NAME", help="of the runs in the legend; else their folders'"
+    )
+    args = parser.parse_args(arguments)
+    if args.names and (len(args.names) != len(args.runs) or len(set(args.names)) < len(args.runs)):
+        parser.error(f"--names: {len(args.runs)} runs need as many names, all different")
+    return args
 
 
-def label_runs(runs: Sequence[Path]) -> dict[str, Path]:
+def label_runs(runs: Sequence[Path], names: Sequence[str] | None = None) -> dict[str, Path]:
     """Name each run by its folder, with as many folders above it as tell the runs apart.
 
     Args:
         runs: folders, or files in them.
+        names: other names, one for each run.
 
     Returns:
         {label: metrics file}.
     """
     files = [run if run.is_file() else run / METRICS_FILE for run in runs]
+    if names:
+        return dict(zip(names, files, strict=True))
     folders = [file.resolve().parent.parts for file in files]
     for depth in range(1, max(map(len, folders)) + 1):
         labels = ["/".join(parts[-depth:]) for parts in folders]
@@ -50,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = parse_args(arguments)
     try:
-        print(plot_metrics(label_runs(args.runs), args.output))
+        print(plot_metrics(label_runs(args.runs, args.names), args.output))
     except (CellDataError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

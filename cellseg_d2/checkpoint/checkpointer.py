@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,24 +83,68 @@ class CellCheckpointer(DetectionCheckpointer):
                 "a checkpoint",
                 "check the path, and for an address the network",
             ) from error
+        except CellDataError:
+            raise
+        # What optimizers, schedulers and models make of a state that is none of theirs.
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CellDataError(
+                path,
+                f"a state that cannot be loaded ({type(error).__name__}: {error!s:.200})",
+                "a checkpoint of this model, optimizer and schedule",
+                "get the file again, or resume from another checkpoint",
+            ) from error
         return checkpoint
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write the model and the checkpointables to ``save_dir/name.pth``, whole or not at all.
+        """Write the model and the checkpointables to ``save_dir/name.pth``, to be resumed from.
+
+        The file is whole before ``last_checkpoint`` names it; on ranks other than the main one
+        nothing is written.
 
         Args:
             name: of the file, without a suffix.
             **kwargs: more to save.
+
+        Raises:
+            OSError: where the disk takes no more; what was there before is there still.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: item.state_dict() for key, item in self.checkpointables.items()}
-        data = {"model": self.model.state_dict(), **states, **kwargs}
-        path = Path(self.save_dir) / f"{name}.pth"
+        self._write(f"{name}.pth", {"model": self.model.state_dict(), **states, **kwargs})
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, weights: Mapping[str, torch.Tensor], **kwargs: Any) -> None:
+        """Write weights to ``save_dir/name.pth``, for predictions; ``last_checkpoint`` stays.
+
+        Args:
+            name: of the file, without a suffix.
+            weights: by parameter and buffer.
+            **kwargs: more to save.
+
+        Raises:
+            OSError: see ``save``.
+        """
+        if self.save_dir and self.save_to_disk:
+            self._write(f"{name}.pth", {"model": weights, **kwargs})
+
+    def _write(self, name: str, data: Mapping[str, Any]) -> None:
+        path = Path(self.save_dir) / name
         logger.info("Saving checkpoint to %s", path)
-        with replace_file(path) as file:
-            torch.save(data, file)
-        self.tag_last_checkpoint(path.name)
+        try:
+            with replace_file(path) as file:
+                torch.save(data, file)
+        except (OSError, RuntimeError) as error:
+            # torch.save closes its archive on the way out, and what that raises hides the cause.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            last = Path(self.get_checkpoint_file()).name
+            raise OSError(
+                f"{path}: the disk does not take the file, of about {_mebibytes(data)} MiB "
+                f"({cause}); make room, or keep fewer checkpoints (SOLVER.KEEP_CHECKPOINTS), and "
+                f"go on with --resume from {last or 'the start: there is no checkpoint yet'}"
+            ) from cause
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which checkpoint to resume from."""
@@ -146,3 +191,18 @@ class CellCheckpointer(DetectionCheckpointer):
                 "use the weights that belong to the config",
             ) from error
         return weights
+
+
+def _mebibytes(data: Any) -> int:
+    """Return about how much room tensors in nested dicts and lists take, in MiB."""
+
+    def size(item: Any) -> int:
+        if isinstance(item, torch.Tensor):
+            return item.numel() * item.element_size()
+        if isinstance(item, Mapping):
+            item = item.values()
+        elif not isinstance(item, list | tuple):
+            return 0
+        return sum(map(size, item))
+
+    return 1 + (size(data) >> 20)

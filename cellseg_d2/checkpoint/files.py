@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 
 from ..errors import CellDataError
-from .unpickler import load_arrays
+from .survey import survey
+from .unpickler import RefusedError, load_arrays
 
 
 def read_tensors(path: str | PathLike[str]) -> Any:
@@ -30,13 +32,14 @@ def read_tensors(path: str | PathLike[str]) -> Any:
         CellDataError: for a file that names a class or function, or that is cut short or none.
     """
     try:
+        survey(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and storage each raise their own
         named = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
-        if named:
+        if named or isinstance(error, RefusedError):
             raise CellDataError(
                 path,
-                f"a checkpoint that asks for {named[1]}",
+                f"a checkpoint that asks for {named[1] if named else error}",
                 "tensors, numbers and plain containers only",
                 "do not use the file unless you made it: to load it could run a program",
             ) from error
@@ -87,7 +90,9 @@ def check_state_dict(path: str | PathLike[str], weights: Any) -> None:
         raise _no_weights(path, f"a {type(weights).__name__}, or an empty one")
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray | torch.Tensor):
-            raise _no_weights(path, f"{type(value).__name__} under {name!r}")
+            raise _no_weights(path, f"{type(value).__name__} under {reprlib.repr(name)}")
+        if isinstance(value, torch.Tensor) and (value.layout != torch.strided or value.is_meta):
+            raise _no_weights(path, f"a tensor without content of its own under {name!r}")
 
 
 @contextmanager
@@ -110,6 +115,28 @@ def replace_file(path: str | PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def remove_parts(folder: str | PathLike[str]) -> None:
+    """Remove what ``replace_file`` left of checkpoints when its process was killed.
+
+    Args:
+        folder: of the checkpoints; no other process may be writing there.
+    """
+    for part in Path(folder).glob("*.pth.part"):
+        part.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name in a folder outlive a loss of power, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _from_pycls(path: str | PathLike[str], checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import reprlib
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from ..errors import CellDataError
 
 _NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split())
 _ORDERS = ("C", "F")
+# Of a tuple with all that is in it; a hundred times the shape of an array and its surroundings.
+_MAX_TUPLE = 10_000
 
 
 def load_arrays(path: str | PathLike[str]) -> Any:
@@ -46,7 +49,7 @@ def load_arrays(path: str | PathLike[str]) -> Any:
     content = Path(path).read_bytes()
     try:
         return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except _RefusedError as error:
+    except RefusedError as error:
         raise CellDataError(
             path,
             f"a pickle that asks for {error}",
@@ -62,7 +65,7 @@ def load_arrays(path: str | PathLike[str]) -> Any:
         ) from error
 
 
-class _RefusedError(pickle.UnpicklingError):
+class RefusedError(pickle.UnpicklingError):
     """Something outside the closed list; the message is what it is."""
 
 
@@ -78,7 +81,7 @@ class _Admitted:
         return self._call(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise _RefusedError("a change to a function")
+        raise RefusedError("a change to a function")
 
 
 class _NumberType:
@@ -88,14 +91,14 @@ class _NumberType:
 
     def __init__(self, code: str, *_: Any) -> None:
         if code not in _NUMBERS:
-            raise _RefusedError(f"an array of {code!r}")
+            raise RefusedError(f"an array of {reprlib.repr(code)}")
         self._code = code
         self._order = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         order, compound = state[1], state[2:5]
         if order not in ("<", ">", "|", "=") or any(part is not None for part in compound):
-            raise _RefusedError("an array of structures")
+            raise RefusedError("an array of structures")
         self._order = order
 
     @property
@@ -112,16 +115,18 @@ class _Array(np.ndarray[Any, Any]):
 
 
 def _reconstruct(kind: Any, shape: tuple[int, ...], _: Any) -> _Array:
-    if kind is not _NDARRAY or tuple(shape) != (0,):
-        raise _RefusedError(f"an array of shape {shape} without its content")
+    if kind is not _NDARRAY or shape != (0,):
+        raise RefusedError(f"an array of shape {reprlib.repr(shape)} without its content")
     return np.ndarray.__new__(_Array, (0,), np.uint8)
 
 
 def _from_buffer(
     data: bytes | bytearray, number: _NumberType, shape: tuple[int, ...], order: str
 ) -> np.ndarray[Any, Any]:
-    if order not in _ORDERS or len(data) != prod(shape) * number.dtype.itemsize:
-        raise ValueError(f"{len(data)} bytes for an array of shape {shape}")
+    # Types first: a product of texts and lists would be as long as the file wants it.
+    sizes = type(shape) is tuple and all(type(size) is int for size in shape)
+    if not sizes or order not in _ORDERS or len(data) != prod(shape) * number.dtype.itemsize:
+        raise ValueError(f"{len(data)} bytes for an array of shape {reprlib.repr(shape)}")
     # In the machine's byte order, as NumPy's own way gives arrays back and torch wants them.
     flat = np.frombuffer(data, number.dtype).astype(number.dtype.newbyteorder("="))
     return flat.reshape(shape, order="F" if order == "F" else "C")
@@ -135,7 +140,7 @@ def _scalar(number: _NumberType, data: bytes | str) -> Any:
 def _encode(text: str, encoding: str) -> bytes:
     # How protocols below 3 write bytes; other encodings would let the file choose a codec.
     if encoding != "latin1":
-        raise _RefusedError(f"the codec {encoding!r}")
+        raise RefusedError(f"the codec {reprlib.repr(encoding)}")
     return text.encode("latin1")
 
 
@@ -154,39 +159,112 @@ _ADMITTED: dict[str, _Admitted] = {
     "builtins.bytes": _Admitted(lambda: b""),
     "__builtin__.bytes": _Admitted(lambda: b""),
     "collections.OrderedDict": _Admitted(OrderedDict),
-    "builtins.set": _Admitted(set),
-    "builtins.frozenset": _Admitted(frozenset),
-    "__builtin__.set": _Admitted(set),
-    "__builtin__.frozenset": _Admitted(frozenset),
+    "builtins.set": _Admitted(lambda items=(): set(plain_members(items))),
+    "builtins.frozenset": _Admitted(lambda items=(): frozenset(plain_members(items))),
+    "__builtin__.set": _Admitted(lambda items=(): set(plain_members(items))),
+    "__builtin__.frozenset": _Admitted(lambda items=(): frozenset(plain_members(items))),
 }
 
 
 def _refuse(what: str) -> None:
-    raise _RefusedError(what)
+    raise RefusedError(what)
 
 
-class _ArrayUnpickler(pickle._Unpickler):
-    """The machine; see the module."""
+def plain_members(items: Any) -> list[Any]:
+    """Check that nothing of what goes into a set holds other things.
+
+    Args:
+        items: a list or tuple.
+    """
+    if not isinstance(items, list | tuple):
+        raise RefusedError(f"a set of a {type(items).__name__}")
+    for item in items:
+        if isinstance(item, tuple | frozenset):
+            raise RefusedError("a set of tuples or sets")
+    return list(items)
+
+
+class BoundedUnpickler(pickle._Unpickler):
+    """The machine, for programs that are small and ask for much.
+
+    A tuple that holds another one twice, which holds another one twice, is short to write and is
+    never done hashing; here the parts of each tuple are counted when it is made.
+    """
 
     read: Callable[[int], bytes]
     append: Callable[[Any], None]
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
-    def find_class(self, module: str, name: str) -> _Admitted:
-        try:
-            return _ADMITTED[f"{module}.{name}"]
-        except KeyError:
-            raise _RefusedError(f"{module}.{name}") from None
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # The tuples are kept beside their sizes, so that no other comes to have their id.
+        self._sizes: dict[int, tuple[tuple[Any, ...], int]] = {}
 
     def get_extension(self, code: int) -> None:
         # The registry of extensions caches what it finds, past find_class.
-        raise _RefusedError(f"the extension {code}")
+        raise RefusedError(f"the extension {code}")
 
     def load_bytearray8(self) -> None:
         # Upstream's makes the whole array before it knows that there are bytes to fill it.
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(length)))
 
+    def load_tuple(self) -> None:
+        self._append_tuple(tuple(self.pop_mark()))
+
+    def load_tuple1(self) -> None:
+        self._append_tuple((self.stack.pop(),))
+
+    def load_tuple2(self) -> None:
+        self._append_tuple((self.stack.pop(-2), self.stack.pop()))
+
+    def load_tuple3(self) -> None:
+        self._append_tuple((self.stack.pop(-3), self.stack.pop(-2), self.stack.pop()))
+
+    def _append_tuple(self, made: tuple[Any, ...]) -> None:
+        inner = [self._sizes[id(part)][1] for part in made if type(part) is tuple and part]
+        size = len(made) + sum(inner)
+        if inner and size > _MAX_TUPLE:
+            raise RefusedError(f"tuples in tuples of over {_MAX_TUPLE} parts")
+        if made:
+            self._sizes[id(made)] = made, size
+        self.append(made)
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()  # which puts another stack, and so another append, in place
+        self.append(frozenset(plain_members(items)))
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        self.stack[-1].update(plain_members(items))
+
+    def load_build(self) -> None:
+        # Layers keep their versions in `_metadata`; other attributes would hide a dict's methods.
+        if isinstance(self.stack[-2], dict):
+            state = self.stack[-1]
+            if not isinstance(state, dict) or state.keys() - {"_metadata"}:
+                raise RefusedError("a change to a dict's methods")
+        super().load_build()  # type: ignore[misc]
+
     dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,
         pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.TUPLE[0]: load_tuple,
+        pickle.TUPLE1[0]: load_tuple1,
+        pickle.TUPLE2[0]: load_tuple2,
+        pickle.TUPLE3[0]: load_tuple3,
+        pickle.FROZENSET[0]: load_frozenset,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.BUILD[0]: load_build,
     }
+
+
+class _ArrayUnpickler(BoundedUnpickler):
+    """The machine with NumPy's list; see the module."""
+
+    def find_class(self, module: str, name: str) -> _Admitted:
+        try:
+            return _ADMITTED[f"{module}.{name}"]
+        except KeyError:
+            raise RefusedError(f"{module}.{name}") from None

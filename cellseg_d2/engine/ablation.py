@@ -30,6 +30,7 @@ from ..evaluation.score_file import SCORE_FILE, write_json_whole
 from ..modeling.parameter_count import count_parameters
 from ..visualization.metrics import read_metrics
 from .ablation_file import RESERVED_OPTIONS, Ablation
+from .run_folder import flatten_config
 
 logger = logging.getLogger(__name__)
 
@@ -268,10 +269,10 @@ def _check_same_config(folder: Path, cfg: CfgNode) -> None:
     if not path.is_file():
         return
     try:
-        there = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+        there = flatten_config(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    here = _flat(yaml.safe_load(cfg.dump()))
+    here = flatten_config(yaml.safe_load(cfg.dump()))
     # A key that only one of them has came or went with a release.
     free = set(_FREE_KEYS)
     if cfg.INPUT.CELL.NORMALIZATION == "dataset":
@@ -287,12 +288,3 @@ def _check_same_config(folder: Path, cfg: CfgNode) -> None:
             "choose another output folder, or remove this one"
         )
 
-
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..config_file import YAML_ERRORS, read_yaml_text
 from ..errors import ConfigError
 
 # Set for each run by the tool itself.
@@ -144,12 +145,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _load(path: Path) -> Any:
+    text = read_yaml_text(path)
     try:
         # A subclass of SafeLoader: what yaml.safe_load does.
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        return yaml.load(text, _Loader)
+    except YAML_ERRORS as error:
         raise ConfigError(f"{path}: {error}") from error
 
 

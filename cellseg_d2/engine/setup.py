@@ -18,6 +18,7 @@ from ..data.inspection import channel_statistics
 from ..data.split import split_dicts
 from ..errors import CellDataError, ConfigError
 from ..visualization.colors import class_colors
+from .parallel import on_main
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def normalize_by_dataset(cfg: CfgNode) -> None:
     """Set ``PIXEL_MEAN`` and ``PIXEL_STD`` to the training images' own, where the config asks so.
 
     The config then holds plain numbers and no longer asks, so that the one saved with the run
-    predicts as it was trained.
+    predicts as it was trained. Of several processes, the main one reads the images for all.
 
     Args:
         cfg: with its data sets registered; changed in place.
@@ -105,6 +106,21 @@ def normalize_by_dataset(cfg: CfgNode) -> None:
     """
     if cfg.INPUT.CELL.NORMALIZATION != "dataset":
         return
+    mean, std = on_main(lambda: _training_statistics(cfg))
+    if cfg.INPUT.FORMAT == "BGR":
+        mean, std = mean[::-1], std[::-1]
+    cfg.MODEL.PIXEL_MEAN = [round(float(value), 3) for value in mean]
+    cfg.MODEL.PIXEL_STD = [round(float(value), 3) for value in std]
+    cfg.INPUT.CELL.NORMALIZATION = "config"
+    logger.info(
+        "normalising by the training images: mean %s, standard deviation %s",
+        cfg.MODEL.PIXEL_MEAN,
+        cfg.MODEL.PIXEL_STD,
+    )
+
+
+def _training_statistics(cfg: CfgNode) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each channel of the training images, RGB."""
     histogram = np.zeros((_CHANNELS, 256), np.int64)
     for name in cfg.DATASETS.TRAIN:
         for item in tqdm(DatasetCatalog.get(name), desc="Reading colours", delay=1, disable=None):
@@ -122,13 +138,4 @@ def normalize_by_dataset(cfg: CfgNode) -> None:
             "INPUT.CELL.NORMALIZATION is dataset, but a channel of the training images has no "
             f"variation (standard deviations {std.tolist()}); use config"
         )
-    if cfg.INPUT.FORMAT == "BGR":
-        mean, std = mean[::-1], std[::-1]
-    cfg.MODEL.PIXEL_MEAN = [round(float(value), 3) for value in mean]
-    cfg.MODEL.PIXEL_STD = [round(float(value), 3) for value in std]
-    cfg.INPUT.CELL.NORMALIZATION = "config"
-    logger.info(
-        "normalising by the training images: mean %s, standard deviation %s",
-        cfg.MODEL.PIXEL_MEAN,
-        cfg.MODEL.PIXEL_STD,
-    )
+    return mean, std

@@ -86,8 +86,8 @@ def build_lr_scheduler(
 def epochs_to_iterations(cfg: CfgNode, num_images: int) -> CfgNode:
     """Return the config with its epochs turned into iterations, where it counts in epochs.
 
-    An epoch is ``ceil(num_images / IMS_PER_BATCH)`` iterations. ``MAX_ITER``, ``CHECKPOINT_PERIOD``
-    and ``TEST.EVAL_PERIOD`` are set from ``MAX_EPOCHS``, ``CHECKPOINT_EPOCHS`` and ``EVAL_EPOCHS``.
+    An epoch is ``iterations_per_epoch`` iterations. ``MAX_ITER``, ``CHECKPOINT_PERIOD`` and
+    ``TEST.EVAL_PERIOD`` are set from ``MAX_EPOCHS``, ``CHECKPOINT_EPOCHS`` and ``EVAL_EPOCHS``.
 
     Args:
         cfg: not changed.
@@ -102,11 +102,11 @@ def epochs_to_iterations(cfg: CfgNode, num_images: int) -> CfgNode:
     cfg.SOLVER.CHECKPOINT_PERIOD = cfg.SOLVER.CHECKPOINT_EPOCHS * per_epoch or cfg.SOLVER.MAX_ITER
     cfg.TEST.EVAL_PERIOD = cfg.TEST.EVAL_EPOCHS * per_epoch
     logger.info(
-        "%d epochs of %d iterations (%d images, batch %d): %d iterations",
+        "%d epochs of %d iterations (%d images, %d an update): %d iterations",
         cfg.SOLVER.MAX_EPOCHS,
         per_epoch,
         num_images,
-        cfg.SOLVER.IMS_PER_BATCH,
+        images_per_iteration(cfg),
         cfg.SOLVER.MAX_ITER,
     )
     if frozen:
@@ -116,4 +116,9 @@ def epochs_to_iterations(cfg: CfgNode, num_images: int) -> CfgNode:
 
 def iterations_per_epoch(cfg: CfgNode, num_images: int) -> int:
     """Iterations in which the training set is seen once."""
-    return math.ceil(num_images / cfg.SOLVER.IMS_PER_BATCH)
+    return math.ceil(num_images / images_per_iteration(cfg))
+
+
+def images_per_iteration(cfg: CfgNode) -> int:
+    """Images that one update is computed from: ``ACCUMULATE`` batches of ``IMS_PER_BATCH``."""
+    return cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE

@@ -1,36 +1,69 @@
-"""One training iteration: data, losses, gradients, clipping, update; with or without AMP."""
+"""One training iteration: batches, losses, gradients, clipping, update; with or without AMP."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from detectron2.engine import SimpleTrainer, TrainerBase
+from detectron2.engine import TrainerBase
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import ConfigError
+from .fault_dump import (
+    FORWARD,
+    GRADIENT,
+    LOSS,
+    Fault,
+    FaultDump,
+    NonFiniteError,
+    StreamBatch,
+    describe_fault,
+)
+from .gradients import add_gradients, to_floats, unsynchronized
 
 logger = logging.getLogger(__name__)
 
+AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""What ``SOLVER.AMP.DTYPE`` may name."""
+
+MAX_SKIPPED = 40
+"""Updates in a row that float16 may skip. Each halves the loss scale, which starts at 2^16: after
+so many it is no longer the scale that makes the gradients overflow."""
+
 
 class TrainStep(TrainerBase):
-    """What ``CellTrainer`` runs each iteration.
+    """What ``CellTrainer`` runs each iteration: one update, over one or several batches.
 
     It differs from upstream's ``SimpleTrainer`` and ``AMPTrainer`` in this: the loader is started
-    at the first step, when the position to start from is known; the total gradient norm can be
-    clipped, on unscaled gradients; the model's random numbers depend only on (seed, iteration,
-    rank), so that a resumed run draws what an uninterrupted one would.
+    at the first step, when the position to start from is known; gradients of ``accumulate`` batches
+    are averaged, with the memory of one; the total gradient norm is logged and can be clipped, on
+    unscaled gradients; the model's random numbers depend only on (seed, number of the batch, rank),
+    so that a resumed run draws what an uninterrupted one would; what is not finite stops the run on
+    every rank before the weights are touched, and leaves what reproduces it.
 
     Args:
-        model: answers a batch with a dict of losses.
-        data_loader: iterable of batches.
+        model: answers a batch with a dict of losses, each a scalar.
+        data_loader: iterable of batches; iteration i takes those numbered from i·``accumulate``.
         optimizer: over the model's parameters.
-        amp: whether to compute in mixed precision; needs CUDA.
+        amp: what to compute in mixed precision in, which needs CUDA; None for full precision.
+            Gradients of float16 are scaled, and updates in which they overflow are skipped.
+        accumulate: batches of an iteration, at least 1. Where losses are means over a batch's
+            images, the update is that of one batch ``accumulate`` times as large.
         max_norm: total norm to clip the gradients to; 0 for none.
         norm_type: p of the norm.
         seed, rank: of the model's random numbers.
+        faults: writes down what is not finite; None to stop without.
+
+    Raises:
+        ConfigError: for ``accumulate`` below 1.
     """
 
     def __init__(
@@ -39,22 +72,31 @@ class TrainStep(TrainerBase):
         data_loader: Iterable[Any],
         optimizer: torch.optim.Optimizer,
         *,
-        amp: bool = False,
+        amp: torch.dtype | None = None,
+        accumulate: int = 1,
         max_norm: float = 0.0,
         norm_type: float = 2.0,
         seed: int = 0,
         rank: int = 0,
+        faults: FaultDump | None = None,
     ) -> None:
         super().__init__()
+        if accumulate < 1:
+            raise ConfigError(f"SOLVER.ACCUMULATE is {accumulate}; expected at least 1")
         self.model = model
         self.data_loader = data_loader
         self.optimizer = optimizer
         self.amp = amp
+        self.accumulate = accumulate
         self.max_norm = max_norm
         self.norm_type = norm_type
         self.seed = seed
         self.rank = rank
-        self.scaler = torch.amp.GradScaler("cuda", enabled=amp)
+        self.faults = faults
+        self.faulted = False
+        """Whether the run was stopped for something that is not finite: nothing is to be saved."""
+        self.scaler = torch.amp.GradScaler("cuda", enabled=amp == torch.float16)
+        self._skipped = 0
         self._batches: Any = None
         model.train()
 
@@ -62,27 +104,36 @@ class TrainStep(TrainerBase):
         """Run iteration ``self.iter``.
 
         Raises:
-            FloatingPointError: where a loss is not finite.
+            NonFiniteError: where a loss, or without a gradient scaler the gradient, is not finite;
+                the weights are then those before the iteration.
         """
         if self._batches is None:
             self._batches = iter(self.data_loader)
-        start = time.perf_counter()
-        data = next(self._batches)
-        data_time = time.perf_counter() - start
-
-        torch.manual_seed(mix_seed(self.seed, self.iter, self.rank))
-        with torch.autocast("cuda", enabled=self.amp):
-            losses = self.model(data)
-            total = sum(losses.values())
         self.optimizer.zero_grad()
-        self.scaler.scale(total).backward()
-        SimpleTrainer.write_metrics(losses, data_time)
+        batches: list[StreamBatch] = []
+        losses: list[dict[str, torch.Tensor]] = []
+        waited = 0.0
+        for turn in range(self.accumulate):
+            start = time.perf_counter()
+            samples = next(self._batches)
+            waited += time.perf_counter() - start
+            batches.append(self._at(self.iter * self.accumulate + turn, samples))
+            # Gradients travel between processes once an update.
+            last = turn == self.accumulate - 1
+            try:
+                with contextlib.nullcontext() if last else unsynchronized(self.model):
+                    losses.append(self._add_gradients(batches[-1]))
+            except FloatingPointError as error:  # proposals that are not finite
+                self.faulted = True
+                fault = Fault(self.iter, FORWARD, batches[-1:], [{}], str(error))
+                raise NonFiniteError(self._dump(fault)) from error
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
+        values, norm_value = to_floats(losses, norm)
+        self._record(batches, values, norm_value, waited)
         if self.max_norm > 0:
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(
-                self.model.parameters(), self.max_norm, self.norm_type
-            )
-            get_event_storage().put_scalar("grad_norm", norm.item(), smoothing_hint=True)
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -93,8 +144,83 @@ class TrainStep(TrainerBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what ``state_dict`` gave."""
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        if state_dict["scaler"] and self.amp:
+        if state_dict["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state_dict["scaler"])
+
+    def _at(self, number: int, samples: Any) -> StreamBatch:
+        ranks = comm.get_world_size()
+        first = number * len(samples) * ranks + self.rank
+        positions = tuple(range(first, first + len(samples) * ranks, ranks))
+        return StreamBatch(number, mix_seed(self.seed, number, self.rank), positions, samples)
+
+    def _add_gradients(self, batch: StreamBatch) -> dict[str, torch.Tensor]:
+        return add_gradients(
+            self.model,
+            batch.samples,
+            batch.seed,
+            amp=self.amp,
+            factor=1 / self.accumulate,
+            scaler=self.scaler,
+        )
+
+    def _record(
+        self,
+        batches: list[StreamBatch],
+        losses: list[dict[str, float]],
+        norm: float,
+        waited: float,
+    ) -> None:
+        """Stop for what is not finite on any rank; log the rest on the main one."""
+        fault = self._find_fault(batches, losses, norm)
+        means = {k: sum(each[k] for each in losses) / len(losses) for k in losses[0]}
+        ranks = comm.all_gather((means, waited, fault.what if fault else ""))
+        kinds = {kind for *_, kind in ranks if kind}
+        if kinds:
+            self._stop(fault, kinds)
+        if not comm.is_main_process():
+            return
+        storage = get_event_storage()
+        means = {k: float(np.mean([each[k] for each, *_ in ranks])) for k in means}
+        storage.put_scalar("data_time", max(seconds for _, seconds, _ in ranks))
+        storage.put_scalar("total_loss", sum(means.values()))
+        if len(means) > 1:
+            storage.put_scalars(**means)
+        if math.isfinite(norm):
+            storage.put_scalar("grad_norm", norm)
+        if self.scaler.is_enabled():
+            storage.put_scalar("skipped_update", self._skipped > 0, smoothing_hint=False)
+
+    def _find_fault(
+        self, batches: list[StreamBatch], losses: list[dict[str, float]], norm: float
+    ) -> Fault | None:
+        bad = [k for k, each in enumerate(losses) if not math.isfinite(sum(each.values()))]
+        if bad:
+            chosen = [batches[k] for k in bad]
+            return Fault(self.iter, LOSS, chosen, [losses[k] for k in bad])
+        if math.isfinite(norm):
+            self._skipped = 0
+            return None
+        self._skipped += 1
+        if self.scaler.is_enabled() and self._skipped < MAX_SKIPPED:
+            return None  # the scaler leaves this update out and lowers its scale
+        return Fault(self.iter, GRADIENT, batches, losses, f"its norm is {norm}")
+
+    def _stop(self, fault: Fault | None, kinds: set[str]) -> NoReturn:
+        """Stop on every rank, with what all of them found."""
+        self.faulted = True
+        # One rank's loss makes everyone's gradient what it is.
+        if fault is not None and LOSS in kinds and fault.what != LOSS:
+            fault = None
+        reports = comm.all_gather(self._dump(fault) if fault else "")
+        raise NonFiniteError("\n".join(report for report in reports if report))
+
+    def _dump(self, fault: Fault) -> str:
+        if self.faults is None:
+            return describe_fault(fault)
+        model = self.model
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        return self.faults.write(fault, model, self.amp)
 
 
 def mix_seed(*words: int) -> int:
@@ -102,9 +228,23 @@ def mix_seed(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def use_amp(enabled: bool, device: str) -> bool:
-    """Say whether to compute in mixed precision: only where it was asked for, and on CUDA."""
+def use_amp(enabled: bool, device: str, dtype: str = "float16") -> torch.dtype | None:
+    """Say what to compute in mixed precision in: only where it was asked for, and on CUDA.
+
+    Args:
+        enabled: ``SOLVER.AMP.ENABLED``.
+        device: ``MODEL.DEVICE``.
+        dtype: ``SOLVER.AMP.DTYPE``.
+
+    Returns:
+        The dtype; None for full precision.
+
+    Raises:
+        ConfigError: for a dtype that is none of ``AMP_DTYPES``.
+    """
+    if dtype not in AMP_DTYPES:
+        raise ConfigError(f"SOLVER.AMP.DTYPE is {dtype!r}; known: {', '.join(AMP_DTYPES)}")
     if enabled and not device.startswith("cuda"):
         logger.warning("SOLVER.AMP.ENABLED needs CUDA; on %s it is off", device)
-        return False
-    return enabled
+        return None
+    return AMP_DTYPES[dtype] if enabled else None

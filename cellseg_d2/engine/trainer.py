@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from ..checkpoint import CellCheckpointer
-from ..data import CellDatasetMapper
-from ..data.loader import (
-    FaultRaisingLoader,
-    KeepFaults,
-    RepeatFactorSampler,
-    StreamSampler,
-    build_stream_loader,
-)
-from ..data.repeat_factors import image_repeat_factors
-from ..errors import ConfigError
+from ..data.loader import FaultRaisingLoader, StreamSampler
 from ..evaluation import CellEvaluator
+from ..machine_faults import explain_training_memory
+from .best_model import AVERAGED, TRAINING, BestModel, best_metric
+from .compilation import compile_backbone
+from .curve_hook import METRICS_FILE, report_hooks
+from .data_sets import (
+    TRAIN_SAMPLE,
+    build_sampler,
+    build_test_loader,
+    build_train_loader,
+    check_evaluation_sets,
+    register_train_sample,
+)
+from .ema import WeightAverage
+from .fault_dump import FaultDump
+from .hooks import Checkpoints, Evaluation, Scores
+from .metric_rows import MetricRows
+from .parallel import parallelize
 from .solver import (
     FULL_MODEL,
     build_lr_scheduler,
     build_optimizer,
     epochs_to_iterations,
+    images_per_iteration,
     iterations_per_epoch,
 )
 from .train_step import TrainStep, use_amp
+from .validation import ValidationLosses
 
 logger = logging.getLogger(__name__)
+
+
+class _StoppedEarly(BaseException):
+    """Leaves the loop of training; no error, and so no ``Exception`` that the loop reports."""
 
 
 class CellTrainer(DefaultTrainer):
@@ -42,8 +59,9 @@ class CellTrainer(DefaultTrainer):
 
     Compared with upstream: batches come from a ``StreamSampler``; training may be counted in
     epochs; SGD, Adam and AdamW, cosine to a floor, total-norm clipping; AMP turns itself off
-    without CUDA; ``--resume`` restores the optimizer too (0.6 does not); COCO evaluation is built
-    in.
+    without CUDA; a run that was killed and is resumed ends with the same weights (0.6 does not even
+    restore the optimizer); evaluation is built in, with the losses on validation images, an average
+    of the weights, the best model and early stopping.
 
     Args:
         cfg: complete (``load_config``) and with its data sets registered.
@@ -56,70 +74,60 @@ class CellTrainer(DefaultTrainer):
         check_evaluation_sets(cfg)
         self.sampler = self.build_sampler(cfg)
         cfg = epochs_to_iterations(cfg, self.sampler.epoch_size)
+        best_metric(cfg)  # refuses what cannot work before the model is built
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         clip = cfg.SOLVER.CLIP_GRADIENTS
         total_norm = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
+        if cfg.SOLVER.COMPILE:
+            compile_backbone(model)
         self._trainer = TrainStep(
-            create_ddp_model(model, broadcast_buffers=False),
+            parallelize(model),
             self.build_train_loader(cfg, self.sampler),
             optimizer,
-            amp=use_amp(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE),
+            amp=use_amp(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.DEVICE, cfg.SOLVER.AMP.DTYPE),
+            accumulate=cfg.SOLVER.ACCUMULATE,
             max_norm=clip.CLIP_VALUE if total_norm else 0.0,
             norm_type=clip.NORM_TYPE,
             seed=cfg.SEED,
             rank=comm.get_rank(),
+            faults=FaultDump(cfg.OUTPUT_DIR, cfg),
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CellCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self.resumed = False
         self.iterations_per_epoch = iterations_per_epoch(cfg, self.sampler.epoch_size)
         self.cfg = cfg
-        self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
+        self.average = WeightAverage.from_config(cfg, model)
+        self.validation_losses = ValidationLosses(cfg)
+        if cfg.TEST.TRAIN_IMAGES:
+            register_train_sample(cfg)
+        solver = cfg.SOLVER
+        self.checkpoints = Checkpoints(
+            self.checkpointer, solver.CHECKPOINT_PERIOD, solver.KEEP_CHECKPOINTS, self.average
+        )
+        best = BestModel.from_config(cfg, self.checkpointer, self.average)
+        self.evaluation = Evaluation(cfg.TEST.EVAL_PERIOD, best)
         self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_sampler(cls, cfg: CfgNode) -> StreamSampler:
-        """Return the stream of positions over the images of ``DATASETS.TRAIN``.
-
-        With ``DATASETS.CELL.REPEAT_THRESHOLD`` above 0, images of rare classes are repeated, and an
-        epoch is that much longer.
-        """
-        dicts = _dicts(cfg.DATASETS.TRAIN)
-        stream: dict[str, Any] = {
-            "batch_size": cfg.SOLVER.IMS_PER_BATCH,
-            "seed": cfg.SEED,
-            "rank": comm.get_rank(),
-            "world_size": comm.get_world_size(),
-        }
-        threshold = cfg.DATASETS.CELL.REPEAT_THRESHOLD
-        if threshold == 0:
-            return StreamSampler(len(dicts), **stream)
-        return RepeatFactorSampler(image_repeat_factors(dicts, threshold), **stream)
+        """See ``engine.data_sets.build_sampler``."""
+        return build_sampler(cfg)
 
     @classmethod
     def build_train_loader(
         cls, cfg: CfgNode, sampler: StreamSampler | None = None
     ) -> FaultRaisingLoader:
-        """Return the endless loader of training batches."""
-        return build_stream_loader(
-            _dicts(cfg.DATASETS.TRAIN),
-            CellDatasetMapper(cfg, is_train=True),
-            sampler or cls.build_sampler(cfg),
-            cfg.DATALOADER.NUM_WORKERS,
-            pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
-        )
+        """See ``engine.data_sets.build_train_loader``."""
+        return build_train_loader(cfg, sampler or cls.build_sampler(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> FaultRaisingLoader:
-        """Return the loader of one data set's images, each once, in order."""
-        loader = build_detection_test_loader(
-            [{k: v for k, v in d.items() if k != "annotations"} for d in _dicts([dataset_name])],
-            mapper=KeepFaults(CellDatasetMapper(cfg, is_train=False)),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
-        return FaultRaisingLoader(loader)
+        """See ``engine.data_sets.build_test_loader``."""
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def test(
@@ -141,11 +149,15 @@ class CellTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> CellEvaluator:
-        """Return the COCO evaluator, with the detection cap of the config."""
+        """Return the evaluator that ``TEST`` describes; it writes to ``evaluation/<data set>``."""
+        panoptic = cfg.TEST.PANOPTIC
         return CellEvaluator(
             dataset_name,
             max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
             tasks=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
+            panoptic=panoptic.ENABLED,
+            score_threshold=panoptic.SCORE_THRESHOLD,
+            output_dir=Path(cfg.OUTPUT_DIR) / "evaluation" / dataset_name,
         )
 
     @classmethod
@@ -160,22 +172,48 @@ class CellTrainer(DefaultTrainer):
         """See ``engine.solver.build_lr_scheduler``."""
         return build_lr_scheduler(cfg, optimizer)
 
-    def build_hooks(self) -> list[hooks.HookBase | None]:
-        """Return the hooks in the order they run: timing, schedule, checkpoint, evaluation, log."""
-
-        def evaluate() -> OrderedDict[str, Any]:
-            self._last_eval_results = self.test(self.cfg, self.model)
-            return self._last_eval_results
-
-        main = comm.is_main_process()
-        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+    def build_hooks(self) -> list[HookBase | None]:
+        """Return the hooks in the order they run; see ``engine.hooks`` for why it is this one."""
+        cfg, folder = self.cfg, Path(self.cfg.OUTPUT_DIR)
+        periods = (cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD)
+        report = report_hooks(folder, self.max_iter, images_per_iteration(cfg))
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            hooks.PeriodicCheckpointer(self.checkpointer, period) if main else None,
-            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate),
-            hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
+            self.average,
+            self.evaluation,
+            MetricRows(folder / METRICS_FILE, periods),
+            self.checkpoints,
+            *(report if comm.is_main_process() else []),
         ]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Return what the metrics are written with, on the main process."""
+        folder = Path(self.cfg.OUTPUT_DIR)
+        return [
+            JSONWriter(str(folder / METRICS_FILE)),
+            # TensorBoard drops what was written of iterations that come again.
+            TensorboardXWriter(str(folder), purge_step=self.start_iter),
+        ]
+
+    def evaluate(self) -> Scores:
+        """Evaluate the model as it is, its averaged weights, and a sample of the training images.
+
+        Returns:
+            The scores by task, those of the averaged weights under ``ema/<task>`` and of the
+            training images under ``train/<task>``; and the losses (``ValidationLosses``).
+        """
+        results: OrderedDict[str, Any] = OrderedDict()
+        if self.cfg.TEST.TRAIN_IMAGES:
+            cfg = self.cfg.clone()
+            cfg.defrost()
+            cfg.DATASETS.TEST = (TRAIN_SAMPLE,)
+            results |= _prefixed(TRAINING, self.test(cfg, self.model))
+        if self.average is not None:
+            with self.average.applied():
+                results |= _prefixed(AVERAGED, self.test(self.cfg, self.model))
+        results |= self.test(self.cfg, self.model)
+        return results, self.validation_losses(self.model)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the output folder's last checkpoint, or load ``MODEL.WEIGHTS``.
@@ -188,20 +226,56 @@ class CellTrainer(DefaultTrainer):
                 ``CellCheckpointer``.
         """
         super().resume_or_load(resume)
-        self.sampler.start = self.start_iter
+        self.resumed = resume
+        self.sampler.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
+        if self.evaluation.best.out_of_patience:
+            logger.warning(
+                "this run stopped early, at iteration %d, and is not trained on; for that, raise "
+                "TEST.EARLY_STOPPING.PATIENCE above %d",
+                self.start_iter - 1,
+                self.evaluation.best.without_gain,
+            )
+            self.max_iter = self.start_iter
 
     def train(self) -> OrderedDict[str, Any]:
-        """Train to the end.
+        """Train to the end, or until there is no gain (``TEST.EARLY_STOPPING``).
 
         Returns:
             The scores of the last evaluation, on the main process; elsewhere an empty dict.
         """
-        super().train()
-        return self._last_eval_results
+        with contextlib.suppress(_StoppedEarly):
+            super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
+        if not comm.is_main_process():
+            return OrderedDict()
+        if self.cfg.TEST.EXPECTED_RESULTS:
+            verify_results(self.cfg, self.evaluation.results)
+        return self.evaluation.results
+
+    def before_train(self) -> None:
+        """Get the hooks ready, and complete what a resumed run left open in its last iteration."""
+        super().before_train()
+        if self.start_iter > 0:
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, Evaluation | MetricRows | Checkpoints):
+                    hook.after_step()  # leaves what is done already
+            self.iter = self.storage.iter = self.start_iter
+            self._leave_if_stopped()
+
+    def after_step(self) -> None:
+        """Run the hooks, and leave the loop where the evaluation says so."""
+        super().after_step()
+        self._leave_if_stopped()
+
+    def _leave_if_stopped(self) -> None:
+        if self.evaluation.best.out_of_patience:
+            self.iter = self.max_iter  # as at the end of the loop
+            raise _StoppedEarly
 
     def run_step(self) -> None:
         """Run one iteration, and log which epoch it belongs to."""
-        super().run_step()
+        with explain_training_memory(self.cfg):
+            super().run_step()
         epoch = (self.iter + 1) / self.iterations_per_epoch
         self.storage.put_scalar("epoch", epoch, smoothing_hint=False)
 
@@ -215,34 +289,5 @@ class CellTrainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["step"])
 
 
-def _dicts(names: list[str] | tuple[str, ...]) -> list[dict[str, Any]]:
-    unknown = [name for name in names if name not in DatasetCatalog]
-    if unknown:
-        raise ConfigError(
-            f"no data set is called {', '.join(unknown)}; the config's are cells_train, cells_val, "
-            "cells_trainval and cells_test"
-        )
-    dicts = [d for name in names for d in DatasetCatalog.get(name)]
-    if not dicts:
-        raise ConfigError(f"no images in {', '.join(names) or 'an empty DATASETS.TRAIN'}")
-    return dicts
-
-
-def check_evaluation_sets(cfg: CfgNode) -> None:
-    """Refuse data sets that cannot be evaluated on, before anything is trained.
-
-    Args:
-        cfg: reads ``DATASETS.TEST``; empty means that nothing is evaluated.
-
-    Raises:
-        ConfigError: for a set without images or without annotations.
-    """
-    advice = "; change the split, or add DATASETS.TEST () to train without evaluation"
-    for name in cfg.DATASETS.TEST:
-        if name in DatasetCatalog and not DatasetCatalog.get(name):
-            raise ConfigError(
-                f"DATASETS.TEST names {name}, which holds no image "
-                f"(DATASETS.CELL.VAL_FRACTION is {cfg.DATASETS.CELL.VAL_FRACTION}){advice}"
-            )
-        if any("annotations" not in item for item in _dicts([name])):
-            raise ConfigError(f"DATASETS.TEST names {name}, which has no annotations{advice}")
+def _prefixed(prefix: str, results: OrderedDict[str, Any]) -> OrderedDict[str, Any]:
+    return OrderedDict((prefix + task, scores) for task, scores in results.items())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import LineStyleType
 from numpy.typing import ArrayLike, NDArray
 
+from .curve_panels import PANELS, Line, Panel
 from .metrics import Series, read_metrics
 from .png import save_png
 
@@ -28,40 +27,15 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 # Told apart without colour: one for each run where colours say which metric it is.
 _STYLES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-
-_AP = re.compile(r"(?:.*/)?segm/(AP|AP50|AP75)")
-_CLASS_AP = re.compile(r"(?:.*/)?segm/AP-(.+)")
-_VALIDATION_TOTAL = re.compile(r"val/total_loss")
-_COMPONENT = re.compile(r"(loss_\w+)")
+_MOST_MARKED = 60
 
 Runs = Mapping[str, Mapping[str, Series]]
-
-
-@dataclass(frozen=True)
-class _Line:
-    """One line of a panel: the metric's name as shown, and its points."""
-
-    name: str
-    series: Series
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One plot: which metrics it shows, and how."""
-
-    title: str
-    unit: str
-    lines: Callable[[Mapping[str, Series]], list[_Line]]
-    # Colours tell the runs apart and line styles the metrics, or the other way round.
-    color_by_run: bool = False
-    # Measured a few times only: the points are marked.
-    sparse: bool = False
 
 
 def plot_metrics(
     metrics_json_paths: Mapping[str, str | PathLike[str]], output_png: str | PathLike[str]
 ) -> Path:
-    """Draws a training's curves: losses, learning rate, and AP where there was an evaluation.
+    """Draws a training's curves: losses, learning rate, and scores where there was an evaluation.
 
     Panels without data are left out. Iterations run along the bottom; where every run logged
     `epoch` at one rate, epochs run along the top.
@@ -79,7 +53,7 @@ def plot_metrics(
         OSError: the picture cannot be written.
     """
     runs = {label: read_metrics(path) for label, path in metrics_json_paths.items()}
-    panels = [panel for panel in _PANELS if any(panel.lines(metrics) for metrics in runs.values())]
+    panels = [panel for panel in PANELS if any(panel.lines(metrics) for metrics in runs.values())]
     if not panels:
         raise ValueError("there is no loss, learning rate or AP to plot")
     columns = min(len(panels), 2)
@@ -100,36 +74,7 @@ def plot_metrics(
     return save_png(output_png, np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
 
 
-def _total(metrics: Mapping[str, Series]) -> list[_Line]:
-    named = (("training", re.compile("total_loss")), ("validation", _VALIDATION_TOTAL))
-    return [
-        _Line(name, series)
-        for name, pattern in named
-        for key, series in metrics.items()
-        if pattern.fullmatch(key)
-    ]
-
-
-def _matching(pattern: re.Pattern[str]) -> Callable[[Mapping[str, Series]], list[_Line]]:
-    """The metrics whose whole name fits, called by the pattern's first group."""
-
-    def lines(metrics: Mapping[str, Series]) -> list[_Line]:
-        found = ((pattern.fullmatch(key), series) for key, series in metrics.items())
-        return [_Line(match[1], series) for match, series in found if match]
-
-    return lines
-
-
-_PANELS = (
-    _Panel("Total loss", "loss", _total, color_by_run=True),
-    _Panel("Training loss by part", "loss", _matching(_COMPONENT)),
-    _Panel("Learning rate", "rate", _matching(re.compile("(lr)")), color_by_run=True),
-    _Panel("Mask AP, validation", "percent", _matching(_AP), sparse=True),
-    _Panel("Mask AP by class, validation", "percent", _matching(_CLASS_AP), sparse=True),
-)
-
-
-def _draw_panel(axes: Axes, panel: _Panel, runs: Runs) -> None:
+def _draw_panel(axes: Axes, panel: Panel, runs: Runs) -> None:
     lines = {label: panel.lines(metrics) for label, metrics in runs.items()}
     names = list(dict.fromkeys(line.name for found in lines.values() for line in found))
     for number, (label, found) in enumerate(lines.items()):
@@ -143,7 +88,7 @@ def _draw_panel(axes: Axes, panel: _Panel, runs: Runs) -> None:
                 color=_COLORS[tint % len(_COLORS)],
                 linestyle=_STYLES[dash % len(_STYLES)],
                 linewidth=1.5,
-                marker=_MARKERS[number % len(_MARKERS)] if _few(panel, line.series) else None,
+                marker=_MARKERS[number % len(_MARKERS)] if _marked(line) else None,
                 markersize=4,
                 label=_entry(label, line.name, len(runs), len(names)),
             )
@@ -155,20 +100,31 @@ def _draw_panel(axes: Axes, panel: _Panel, runs: Runs) -> None:
     axes.spines[["right"]].set_visible(False)
     axes.set_ylim(bottom=0)
     if panel.unit == "percent":
-        axes.set_ylim(0, min(100.0, axes.get_ylim()[1]))
+        axes.set_ylim(0, min(100.0, max(1.0, axes.get_ylim()[1])))
     # matplotlib would put a common power of ten where the epochs are.
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _add_legend(axes, list(lines), names, panel.color_by_run)
+    shown = {label: number for number, (label, found) in enumerate(lines.items()) if found}
+    _add_legend(axes, shown, names, panel.color_by_run)
 
 
-def _add_legend(axes: Axes, runs: list[str], metrics: list[str], color_by_run: bool) -> None:
-    """Name the lines; of several runs and metrics, the colours and the styles, not each pair."""
+def _add_legend(
+    axes: Axes, runs: Mapping[str, int], metrics: list[str], color_by_run: bool
+) -> None:
+    """Name the lines; of several runs and metrics, the colours and the styles, not each pair.
+
+    Args:
+        axes: of the panel.
+        runs: {label: number among all runs} of those that have a line here.
+        metrics: names, in the order of their numbers.
+        color_by_run: see ``Panel``.
+    """
     if len(runs) > 1 and len(metrics) > 1:
-        tints, dashes = (runs, metrics) if color_by_run else (metrics, runs)
+        numbers = dict(zip(metrics, range(len(metrics)), strict=True))
+        tints, dashes = (runs, numbers) if color_by_run else (numbers, runs)
         handles: list[Artist] = [
-            Line2D([], [], color=_COLORS[i % len(_COLORS)]) for i in range(len(tints))
+            Line2D([], [], color=_COLORS[i % len(_COLORS)]) for i in tints.values()
         ]
-        for i in range(len(dashes)):
+        for i in dashes.values():
             marker = None if color_by_run else _MARKERS[i % len(_MARKERS)]
             style = _STYLES[i % len(_STYLES)]
             handles.append(Line2D([], [], color="#555555", linestyle=style, marker=marker))
@@ -182,8 +138,9 @@ def _add_legend(axes: Axes, runs: list[str], metrics: list[str], color_by_run: b
         axes.legend(handles, texts, fontsize=8, framealpha=0.85)
 
 
-def _few(panel: _Panel, series: Series) -> bool:
-    return panel.sparse and len(series.iterations) <= 60 or len(series.iterations) == 1
+def _marked(line: Line) -> bool:
+    points = len(line.series.iterations)
+    return line.measured and points <= _MOST_MARKED or points == 1
 
 
 def _entry(run: str, metric: str, num_runs: int, num_metrics: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -269,6 +270,52 @@ def test_an_interrupted_save_leaves_the_last_checkpoint(tmp_path: Path, monkeypa
     assert (tmp_path / "m.pth").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "m.pth"]
     assert checkpointer.get_checkpoint_file() == os.path.join(tmp_path, "m.pth")
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    checkpointer = CellCheckpointer(nn.Linear(1000, 1000), str(tmp_path))
+    part = tmp_path / "m.pth.part"
+    for _ in range(2):
+        # The system's own device for it; the half of a file that is removed is this link.
+        part.symlink_to("/dev/full")
+        with pytest.raises(OSError) as error:
+            checkpointer.save("m")
+        assert isinstance(error.value.__cause__, OSError)
+        assert error.value.__cause__.errno == errno.ENOSPC
+        message = str(error.value)
+        assert f"{tmp_path / 'm.pth'}: the disk does not take the file, of about 4 MiB" in message
+        if (tmp_path / "k.pth").exists():
+            assert "go on with --resume from k.pth" in message
+        else:
+            assert "there is no checkpoint yet" in message
+        assert not part.is_symlink()
+        checkpointer.save("k")
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"m\.pth: the disk does not take"):
+        checkpointer.save_weights("m", checkpointer.model.state_dict())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["k.pth", "last_checkpoint"]
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "k.pth")
+
+
+def test_weights_alone_are_for_predictions(tmp_path: Path) -> None:
+    checkpointer = CellCheckpointer(nn.Linear(2, 3), str(tmp_path))
+    checkpointer.save("m")
+    zeros = {name: torch.zeros_like(v) for name, v in checkpointer.model.state_dict().items()}
+    checkpointer.save_weights("best", zeros, score=1.5)
+    assert (tmp_path / "last_checkpoint").read_text() == "m.pth"
+    model = nn.Linear(2, 3)
+    rest = CellCheckpointer(model, complete=True).load(str(tmp_path / "best.pth"), [])
+    assert rest == {"score": 1.5} and not model.weight.any()
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no tensor")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="no tensor"):
+        CellCheckpointer(nn.Linear(2, 3), str(tmp_path)).save("m")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_saved_without_a_folder(tmp_path: Path, monkeypatch) -> None:

@@ -15,7 +15,12 @@ import pytest
 import torch
 
 from cellseg_d2 import CellDataError
-from cellseg_d2.checkpoint.files import read_checkpoint, read_tensors, replace_file
+from cellseg_d2.checkpoint.files import (
+    read_checkpoint,
+    read_tensors,
+    remove_parts,
+    replace_file,
+)
 
 WEIGHTS = {"a.weight": np.ones((2, 3), np.float32), "b_momentum": np.zeros(2, np.float32)}
 TENSORS = {k: torch.from_numpy(v) for k, v in WEIGHTS.items()}
@@ -157,3 +162,12 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_bytes() == b"first"
     assert [p.name for p in path.parent.iterdir()] == ["a.pth"]
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    for name in ("model_0000001.pth", "model_0000003.pth.part", "metrics.json.part"):
+        (tmp_path / name).touch()
+    remove_parts(tmp_path)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["metrics.json.part", "model_0000001.pth"], "others' files are theirs"
+    remove_parts(tmp_path / "none")

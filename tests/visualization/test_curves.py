@@ -90,7 +90,7 @@ def test_several_runs_are_told_apart(tmp_path: Path, panels: dict[str, Axes]) ->
 
 def test_panels_without_data_are_left_out(tmp_path: Path, panels: dict[str, Axes]) -> None:
     plot_metrics({"a": training(tmp_path / "a", evaluated=False)}, tmp_path / "curves.png")
-    assert list(panels) == ["Total loss", "Training loss by part", "Learning rate"]
+    assert list(panels) == ["Total loss", "Learning rate", "Training loss by part"]
 
 
 def test_metrics_of_a_named_data_set_are_found(tmp_path: Path, panels: dict[str, Axes]) -> None:
@@ -99,6 +99,56 @@ def test_metrics_of_a_named_data_set_are_found(tmp_path: Path, panels: dict[str,
     plot_metrics({"a": path}, tmp_path / "curves.png")
     (line,) = panels["Mask AP, validation"].get_lines()
     assert line.get_ydata().tolist() == [40.0]
+
+
+def test_scores_of_other_weights_images_and_tasks_are_kept_apart(
+    tmp_path: Path, panels: dict[str, Axes]
+) -> None:
+    path = tmp_path / "metrics.json"
+    record = {"iteration": 19, "total_loss": 1.0, "val/total_loss": 2.0, "val/loss_mask": 0.5}
+    record |= {"segm/AP": 30, "segm/AP50": 40, "segm/AP75": 20, "segm/AP-a": 35}
+    record |= {"ema/segm/AP": 31, "ema/segm/AP50": 41, "ema/segm/AP75": 21, "ema/segm/AP-a": 36}
+    record |= {"train/segm/AP50": 60, "train/segm/AP-a": 61, "train/panoptic/PQ": 70}
+    record |= {"panoptic/PQ": 50, "panoptic/mPQ+": 45, "panoptic/PQ-a": 51, "bbox/AP50": 42}
+    path.write_text(json.dumps(record) + "\n")
+    plot_metrics({"a": path}, tmp_path / "curves.png")
+    drawn = {
+        title: {line.get_label(): line.get_ydata().tolist() for line in axes.get_lines()}
+        for title, axes in panels.items()
+    }
+    assert drawn == {
+        "Total loss": {"training": [1.0], "validation": [2.0]},
+        "Validation loss by part": {"loss_mask": [0.5]},
+        "Mask AP, validation": {"AP": [30.0], "AP50": [40.0], "AP75": [20.0]},
+        "Mask AP by class, validation": {"a": [35.0]},
+        "Mask AP by weights and images": {
+            "AP50, validation": [40.0],
+            "AP50, averaged weights": [41.0],
+            "AP50, training images": [60.0],
+            "AP, validation": [30.0],
+            "AP, averaged weights": [31.0],
+        },
+        "Panoptic quality, validation": {"PQ": [50.0]},
+    }
+
+
+def test_a_legend_leaves_out_runs_that_a_panel_does_not_show(
+    tmp_path: Path, panels: dict[str, Axes]
+) -> None:
+    runs = {"none": training(tmp_path / "none", evaluated=False)}
+    runs |= {name: training(tmp_path / name) for name in ("b", "c")}
+    plot_metrics(runs, tmp_path / "curves.png")
+    axes = panels["Mask AP, validation"]
+    assert legend_of(axes) == ["AP", "AP50", "AP75", "b", "c"]
+    styles = [handle.get_linestyle() for handle in axes.get_legend().get_lines()]
+    drawn = [line.get_linestyle() for line in axes.get_lines()]
+    assert styles[3:] == [drawn[0], drawn[3]] and drawn[0] != drawn[3]
+
+
+def test_what_was_measured_a_few_times_is_marked(tmp_path: Path, panels: dict[str, Axes]) -> None:
+    plot_metrics({"a": training(tmp_path / "a")}, tmp_path / "curves.png")
+    marks = {line.get_label(): line.get_marker() for line in panels["Total loss"].get_lines()}
+    assert marks == {"training": "None", "validation": "o"}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import (
     ConvNeXt,
     convnext_base,
@@ -51,15 +52,24 @@ class ConvNeXtBackbone(Backbone):
         freeze_at: as Detectron2 counts: 0 freezes nothing, 1 the stem, 2 the first stage too, and
             so on to 5, all stages. A stage's downsampling is frozen with it. Frozen blocks are
             never skipped, so frozen features do not vary. The output norms always train.
+        checkpointing: whether to keep only what goes into each block, and compute the rest of its
+            activations again in the backward pass (Chen et al. 2016, "Training Deep Nets with
+            Sublinear Memory Cost"). The gradients are the same: the blocks that stochastic depth
+            skips are skipped again.
 
     Raises:
         ConfigError: for an unknown stage, or ``freeze_at`` out of range.
     """
 
     def __init__(
-        self, features: nn.Sequential, out_features: Sequence[str], freeze_at: int = 0
+        self,
+        features: nn.Sequential,
+        out_features: Sequence[str],
+        freeze_at: int = 0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         if not out_features or not set(out_features) <= set(STAGES):
             raise ConfigError(
                 f"MODEL.CONVNEXT.OUT_FEATURES is {list(out_features)}; "
@@ -101,7 +111,11 @@ class ConvNeXtBackbone(Backbone):
         """
         outputs = {}
         for index, module in enumerate(self.features):
-            x = module(x)
+            if index % 2 and self.checkpointing and _learns(module):
+                for block in module.children():
+                    x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = module(x)
             name = STAGES[index // 2]
             if index % 2 and name in self._out_features:
                 outputs[name] = getattr(self, f"norm_{name}")(x)
@@ -111,6 +125,11 @@ class ConvNeXtBackbone(Backbone):
     def size_divisibility(self) -> int:
         """Stride of the deepest stage, 32 for res5; no convolution with a stride is padded."""
         return max(self._out_feature_strides.values())
+
+
+def _learns(stage: nn.Module) -> bool:
+    """Whether a backward pass will go through a stage; frozen ones keep no activations anyway."""
+    return torch.is_grad_enabled() and any(p.requires_grad for p in stage.parameters())
 
 
 @BACKBONE_REGISTRY.register()
@@ -137,7 +156,12 @@ def build_convnext_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ConvNeXtBac
         options["stochastic_depth_prob"] = node.STOCHASTIC_DEPTH
     # torchvision's default is the paper's for training on ImageNet: .1, .4, .5, .5 by size.
     network = SIZES[node.SIZE](weights=None, **options)
-    return ConvNeXtBackbone(network.features, node.OUT_FEATURES, cfg.MODEL.BACKBONE.FREEZE_AT)
+    return ConvNeXtBackbone(
+        network.features,
+        node.OUT_FEATURES,
+        cfg.MODEL.BACKBONE.FREEZE_AT,
+        node.GRADIENT_CHECKPOINTING,
+    )
 
 
 @BACKBONE_REGISTRY.register()

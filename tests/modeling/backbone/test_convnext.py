@@ -219,6 +219,66 @@ def test_autocast_keeps_features_finite() -> None:
     assert all(torch.isfinite(x).all() for x in outputs.values())
 
 
+@pytest.mark.parametrize("freeze_at", [0, 3])
+def test_checkpointing_changes_no_gradient_and_skips_the_same_blocks(freeze_at: int) -> None:
+    """Stochastic depth 0.5 skips blocks: a second draw in the backward pass would be seen."""
+    image = torch.randn(1, 3, 64, 64)
+    gradients = []
+    for checkpointing in (False, True):
+        backbone = ConvNeXtBackbone(network(0.5).features, NAMES, freeze_at, checkpointing).train()
+        torch.manual_seed(3)
+        outputs = backbone(image)
+        # What was drawn since must not matter.
+        torch.rand(5)
+        sum(x.square().sum() for x in outputs.values()).backward()
+        gradients.append({n: p.grad for n, p in backbone.named_parameters()})
+    plain, checkpointed = gradients
+    for name, gradient in plain.items():
+        assert (gradient is None) == (checkpointed[name] is None)
+        if gradient is not None:
+            assert torch.equal(gradient, checkpointed[name]), name
+    assert any(g is not None and not g.any() for g in plain.values()), "no block was skipped"
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass() -> None:
+    image = torch.randn(1, 3, 64, 64)
+    kept = []
+    for checkpointing in (False, True):
+        backbone = ConvNeXtBackbone(network().features, NAMES, 0, checkpointing).train()
+        sizes: list[int] = []
+
+        def pack(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            backbone(image)
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_checkpointing_computes_nothing_twice_without_a_backward_pass() -> None:
+    backbone = ConvNeXtBackbone(network().features, NAMES, 0, checkpointing=True)
+    image = torch.randn(1, 3, 64, 64)
+    expected = ConvNeXtBackbone(backbone.features, NAMES)
+    expected.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        for name, features in expected(image).items():
+            assert torch.equal(backbone(image)[name], features)
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_the_config_says_whether_to_checkpoint(value: bool) -> None:
+    with torch.device("meta"):
+        backbone = build_convnext_backbone(
+            config(
+                *("MODEL.CONVNEXT.SIZE", "tiny", "MODEL.CONVNEXT.GRADIENT_CHECKPOINTING", value)
+            ),
+            IMAGE,
+        )
+    assert backbone.checkpointing is value
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
