@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Make a data set of synthetic H&E-like tissue, in the layout of the released data.
 
-Run again with the same options, it completes what was interrupted and does nothing else.
+Run again with the same options, it completes what was interrupted and does nothing else. With
+--slide it writes one large tiled image instead, to measure time and memory on.
 Exit status: 0 if the data set is there, 1 if it cannot be written, 2 for wrong usage.
 """
 
@@ -11,20 +12,41 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset
+from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset, write_slide
 from cellseg_d2.errors import CellDataError
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> tuple[Path, SyntheticParameters]:
+class SlideParameters(NamedTuple):
+    """What --slide asks for."""
+
+    size: tuple[int, int]
+    seed: int
+
+
+def parse_args(
+    arguments: Sequence[str] | None = None,
+) -> tuple[Path, SyntheticParameters | SlideParameters]:
     """Parse the command line; argparse ends the process with status 2 for wrong usage."""
     default = SyntheticParameters()
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="new or empty folder", metavar="DIR"
+        "--output",
+        type=Path,
+        required=True,
+        help="new or empty folder; with --slide the file to write",
+        metavar="PATH",
+    )
+    parser.add_argument(
+        "--slide",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="write one tiled BigTIFF of this size, without masks; of the other options only --seed"
+        " counts",
     )
     parser.add_argument(
         "--train", type=int, default=default.train, metavar="N", help="training images"
@@ -80,7 +102,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> tuple[Path, SyntheticP
         help="write the masks of the test images too, to test_ground_truth/",
     )
     options: dict[str, Any] = vars(parser.parse_args(arguments))
-    output = options.pop("output")
+    output, slide = options.pop("output"), options.pop("slide")
+    if slide:
+        if min(slide) < 1 or options["seed"] < 0:
+            parser.error("--slide needs a height and width of at least 1, and a seed not below 0")
+        return output, SlideParameters(tuple(slide), options["seed"])
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     try:
         return output, SyntheticParameters(**values)
@@ -92,6 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the data set and say what was done; returns the exit status."""
     output, parameters = parse_args(arguments)
     try:
+        if isinstance(parameters, SlideParameters):
+            write_slide(output, *parameters)
+            print(f"{output}: a slide of {'×'.join(map(str, parameters.size))} pixels written")
+            return 0
         written = write_dataset(output, parameters)
     except (CellDataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

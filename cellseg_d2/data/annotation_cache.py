@@ -69,6 +69,8 @@ class AnnotationCache:
         """Returns the entry of this key, None if there is none that can be trusted."""
         path = self._path(key)
         try:
+            if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+                raise ValueError("it is no file")
             checksum, _, content = path.read_bytes().partition(b"\n")
             if hashlib.sha256(content).hexdigest().encode() != checksum:
                 raise ValueError("its checksum is wrong")
@@ -127,6 +129,8 @@ def _encode(instances: ImageInstances) -> tuple[dict[str, Any], bytes]:
 def _decode(header: dict[str, Any], body: bytes) -> ImageInstances:
     """The inverse of ``_encode``; an error that ``load`` catches if something is out of place."""
     height, width = _natural(header["height"]), _natural(header["width"])
+    if max(height, width) >= 2**31:  # else a table's limits do not fit its columns
+        raise ValueError("its image is larger than any")
     limits = np.array([2**31, height * width + 1, width, height, width + 1, height + 1])
     layers, position = [], 0
     for fields in header["layers"]:

@@ -45,6 +45,8 @@ def read_id_map(path: str | PathLike[str]) -> dict[str, IdMapEntry]:
         CellDataError: the file cannot be read or is not such a list; a name holds a folder
             (``..``, an absolute path); two entries share a name or an id.
     """
+    if Path(path).exists() and not Path(path).is_file():  # reading a pipe would wait for ever
+        raise _fault(path, "a folder, device or pipe")
     try:
         entries = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -86,10 +88,20 @@ def check_in_id_map(
             file outside its folder.
     """
     path = Path(file_name)
-    if not path.resolve().is_relative_to(path.parent.resolve()):
+    try:
+        target = path.resolve()
+        inside = target.is_relative_to(path.parent.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # Python 3.11's word for a circle of links
         raise CellDataError(
             path,
-            f"a link out of its folder, to {path.resolve()}",
+            f"a path that leads nowhere ({error})",
+            "a file in the folder of test images",
+            "replace the link with the file itself",
+        ) from error
+    if not inside:
+        raise CellDataError(
+            path,
+            f"a link out of its folder, to {target}",
             "a file in the folder of test images",
             "copy the file, or link the folder as a whole",
         )
@@ -133,6 +145,8 @@ def _read_entry(path: str | PathLike[str], index: int, fields: Any) -> IdMapEntr
     # Both separators on every system: a map written elsewhere must not reach another folder here.
     if name in ("", ".", "..") or any(mark in name for mark in ("/", "\\", "\0")):
         raise _fault(path, f"the file_name {name!r}, which is not a plain file name, in {where}")
+    if not name.isprintable():  # line breaks, and half characters that no file name can have
+        raise _fault(path, f"the file_name {ascii(name)}, which cannot be printed, in {where}")
     numbers = {}
     for key, least in (("id", 0), ("height", 1), ("width", 1)):
         value = fields.get(key)

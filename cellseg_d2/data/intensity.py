@@ -60,45 +60,53 @@ def stated_range(
     return None
 
 
-def to_uint8(
-    image: np.ndarray,
-    path: str,
+def needs_extent(
+    dtype: np.dtype,
     stated: tuple[float, float, str] | None,
     intensity_range: tuple[float, float] | None,
-) -> np.ndarray:
-    """Scale intensities to 0..255, all channels by one range, which is logged at INFO.
+) -> bool:
+    """Whether `choose_range` has to know the least and the greatest value of the whole image."""
+    return dtype.kind == "f" or (intensity_range is None and stated is None)
 
-    The range is `intensity_range`, else the stated one, else, for floats, 0..1 or 0..255, the first
-    that holds all values, else the measured minimum and maximum. Values outside it are clipped; an
-    image of one measured value becomes 0.
+
+def choose_range(
+    dtype: np.dtype,
+    path: str,
+    extent: tuple[float, float],
+    stated: tuple[float, float, str] | None,
+    intensity_range: tuple[float, float] | None,
+) -> tuple[float, float]:
+    """Choose the intensities that become 0 and 255, and log them at INFO.
+
+    They are `intensity_range`, else the stated one, else, for floats, 0..1 or 0..255, the first
+    that holds all values, else the measured minimum and maximum.
 
     Args:
-        image: (H, W, C), boolean, integer or float.
+        dtype: of the image.
         path: the file, for messages.
+        extent: the least and the greatest value of the image, where `needs_extent` says so.
         stated: what `stated_range` returned.
         intensity_range: (low, high) in the file's units, or None.
 
     Returns:
-        uint8 of the same shape, rounded to the nearest level.
+        (low, high).
 
     Raises:
         CellDataError: floats that are NaN or infinite, or too far apart for a range.
     """
-    minimum = maximum = 0.0
-    if image.dtype.kind == "f" or (intensity_range is None and stated is None):
-        minimum, maximum = float(image.min()), float(image.max())
-        if not math.isfinite(maximum - minimum):
-            raise CellDataError(
-                path,
-                f"intensities from {minimum} to {maximum}",
-                "finite intensities",
-                "export the image without NaN and infinite values, best with 8 or 16 bits",
-            )
+    minimum, maximum = extent
+    if not math.isfinite(maximum - minimum):
+        raise CellDataError(
+            path,
+            f"intensities from {minimum} to {maximum}",
+            "finite intensities",
+            "export the image without NaN and infinite values, best with 8 or 16 bits",
+        )
     if intensity_range is not None:
         low, high, source = *intensity_range, "the intensity_range given"
     elif stated is not None:
         low, high, source = stated
-    elif image.dtype.kind == "f" and minimum >= 0 and maximum <= 255:
+    elif dtype.kind == "f" and minimum >= 0 and maximum <= 255:
         low, high, source = 0.0, 1.0 if maximum <= 1 else 255.0, "the convention for floats"
     else:
         low, high, source = minimum, maximum, "the measured range"
@@ -107,12 +115,25 @@ def to_uint8(
         logging.INFO,
         path,
         "%s scaled from %g..%g (%s) to 0..255",
-        image.dtype,
+        dtype,
         low,
         high,
         source,
     )
+    return low, high
 
+
+def scale_to_uint8(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale intensities so that `low` becomes 0 and `high` 255; what lies beyond is clipped.
+
+    Args:
+        image: (H, W, C), boolean, integer or float.
+        low: in the image's units.
+        high: in the image's units; where it is not above `low`, all becomes 0.
+
+    Returns:
+        uint8 of the same shape, rounded to the nearest level.
+    """
     if image.dtype.kind in "iu" and image.dtype.itemsize <= 2:
         # Every value's level once, then one gather: 5 times as fast as arithmetic per pixel.
         codes = image.view(f"u{image.dtype.itemsize}")

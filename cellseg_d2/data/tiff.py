@@ -7,34 +7,20 @@ need imagecodecs. What is checked before and while decoding is in `tiff_structur
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 
-import cv2
 import numpy as np
 
 from ..errors import CellDataError
-from .intensity import stated_range, to_uint8
-from .notices import log_once
 from .tiff_blocks import JPEG, decode_blocks
-from .tiff_structure import (
-    FirstPage,
-    check_geometry,
-    check_ome_xml,
-    open_first_page,
-    tag_name,
-)
-
-logger = logging.getLogger(__name__)
+from .tiff_color import ColorPage, check_arguments
+from .tiff_errors import tag_name
+from .tiff_structure import FirstPage, check_geometry, check_ome_xml, open_first_page
 
 MAX_ID = 2**31 - 1
 DEFAULT_MAX_PIXELS = 100_000_000
 
-# PhotometricInterpretation (TIFF 6.0, section 8).
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_ALPHA = (1, 2)  # ExtraSamples: associated, unassociated
-_COLOR_MAP = 320
 # Rows are checked in bands small enough to stay in the processor's cache between the passes.
 _BAND_PIXELS = 1 << 15
 
@@ -69,37 +55,17 @@ def read_image(
         CellDataError: the file cannot be read as such an image.
         ValueError: an unknown channel order or an empty intensity range.
     """
-    if channel_order not in ("RGB", "BGR"):
-        raise ValueError(f"channel_order must be 'RGB' or 'BGR', not {channel_order!r}")
-    if intensity_range is not None and not (
-        math.isfinite(intensity_range[1] - intensity_range[0])
-        and intensity_range[0] < intensity_range[1]
-    ):
-        raise ValueError(f"intensity_range must be (low, high) with low < high: {intensity_range}")
+    check_arguments(channel_order, intensity_range)
     with open_first_page(path) as first:
         check_geometry(first, max_pixels)
-        channels = _color_channels(first)
-        significant_bits = check_ome_xml(first)
-        if first.num_pages > 1:
-            log_once(
-                logger,
-                logging.WARNING,
-                first.path,
-                "reading the first of %d pages",
-                first.num_pages,
-            )
-        samples = _read_samples(first, channels)
-        if first.page.photometric == _PALETTE:
-            samples = _apply_palette(first, samples)
-        elif samples.dtype != np.uint8 or first.page.bitspersample != 8:
-            stated = stated_range(first.page, significant_bits)
-            given = intensity_range if samples.dtype.itemsize > 1 else None
-            samples = to_uint8(samples, first.path, stated, given)
-        if first.page.photometric == _WHITE_IS_ZERO:
-            samples = 255 - samples
-        if samples.shape[2] == 1:
-            return np.repeat(samples, 3, axis=2)
-        return cv2.cvtColor(samples, cv2.COLOR_BGR2RGB) if channel_order == "BGR" else samples
+        color = ColorPage(first, channel_order, intensity_range)
+        blocks = decode_blocks(first, planes=color.channels)
+        samples = np.empty((*first.size, color.channels), color.dtype)
+        for plane, row, column, block in blocks:
+            target = samples[row : row + block.shape[0], column : column + block.shape[1]]
+            color.place(target, plane, block)
+        color.settle_range(lambda: (float(samples.min()), float(samples.max())))
+        return color.to_rgb(samples)
 
 
 def read_label_map(
@@ -158,86 +124,6 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     with open_first_page(path) as first:
         check_geometry(first, None)
         return first.size
-
-
-def _color_channels(first: FirstPage) -> int:
-    """How many of the page's samples make the colour: 1 or 3. Others are refused."""
-    page, samples = first.page, first.num_samples
-    advice = "export the image as 8-bit RGB"
-    if (
-        page.dtype is None
-        or page.dtype.kind not in "buif"
-        or not isinstance(page.bitspersample, int)
-    ):
-        raise CellDataError(
-            first.path,
-            f"samples of {page.bitspersample} bits and format {tag_name(page.sampleformat)}",
-            "integers or floats of one depth",
-            advice,
-        )
-    photometric = page.photometric
-    color = (
-        photometric == _RGB
-        or (photometric == _YCBCR and page.compression == JPEG)
-        or (photometric == _BLACK_IS_ZERO and samples in (3, 4))
-    )
-    if color and samples in (3, 4):
-        if photometric == _BLACK_IS_ZERO:
-            log_once(
-                logger, logging.WARNING, first.path, "%d grey samples are read as RGB", samples
-            )
-        # The colour conversion of JPEG is switched off by a fourth sample.
-        if not (photometric == _YCBCR and samples == 4):
-            return 3
-    if photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE) and samples in (1, 2):
-        if samples == 2 and not set(page.extrasamples) & set(_ALPHA):
-            log_once(logger, logging.WARNING, first.path, "the second sample is ignored as alpha")
-        return 1
-    raise CellDataError(
-        first.path,
-        f"{samples} samples a pixel in colour space {tag_name(photometric)}",
-        "grey, palette or RGB, with or without alpha",
-        advice,
-    )
-
-
-def _read_samples(first: FirstPage, channels: int) -> np.ndarray:
-    """The first `channels` samples of each pixel, (H, W, channels), in the file's data type."""
-    assert first.page.dtype is not None  # refused before
-    blocks = decode_blocks(first, planes=channels)
-    image = np.empty((*first.size, channels), first.page.dtype)
-    for plane, row, column, block in blocks:
-        target = image[row : row + block.shape[0], column : column + block.shape[1]]
-        if first.page.planarconfig == 2 and first.num_samples > 1:
-            target[:, :, plane] = block[:, :, 0]
-        else:
-            target[:] = _drop_alpha(block) if block.shape[2] > channels else block
-    return image
-
-
-def _drop_alpha(block: np.ndarray) -> np.ndarray:
-    """(h, w, 4) to (h, w, 3), or (h, w, 2) to (h, w, 1)."""
-    if block.shape[2] == 4 and block.dtype in (np.uint8, np.uint16, np.float32):
-        # OpenCV's types; NumPy's copy of three values out of four takes 10 times as long.
-        return cv2.cvtColor(np.ascontiguousarray(block), cv2.COLOR_RGBA2RGB)
-    return block[:, :, : block.shape[2] - 1]
-
-
-def _apply_palette(first: FirstPage, indices: np.ndarray) -> np.ndarray:
-    """Colours, (H, W, 3) uint8, of palette indices, (H, W, 1)."""
-    colors = first.page.tags.valueof(_COLOR_MAP)
-    num_colors = 2**first.page.bitspersample
-    if indices.dtype.kind not in "bu" or np.shape(colors) != (3, num_colors):
-        raise CellDataError(
-            first.path,
-            f"a palette image with a colour map of shape {np.shape(colors)}",
-            f"a colour map of shape {(3, num_colors)}",
-            "export the image as 8-bit RGB",
-        )
-    # Colour maps have 16 bits by definition; some writers fill in 8, and libtiff tells them so.
-    colors = np.asarray(colors)
-    colors = (colors if colors.max() < 256 else colors >> 8).astype(np.uint8)
-    return np.ascontiguousarray(colors.T)[indices[:, :, 0].astype(np.intp)]
 
 
 def _check_is_label_map(first: FirstPage, expected_size: tuple[int, int] | None) -> None:

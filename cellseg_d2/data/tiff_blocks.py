@@ -15,13 +15,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import CellDataError
-from .tiff_structure import (
-    ADVICE_DAMAGED,
-    HAVE_IMAGECODECS,
-    FirstPage,
-    tag_name,
-    truncated,
-)
+from .tiff_errors import ADVICE_DAMAGED, HAVE_IMAGECODECS, tag_name, truncated
+from .tiff_lzw import find_lzw_fault
+from .tiff_structure import FirstPage
+
+if HAVE_IMAGECODECS:
+    import imagecodecs
 
 NO_COMPRESSION, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 COMPRESSIONS = {
@@ -55,6 +54,36 @@ def decode_blocks(first: FirstPage, planes: int = 1) -> Iterator[tuple[int, int,
         CellDataError: an unsupported compression, missing or truncated data, or data that unpacks
             to more than is declared.
     """
+    num_blocks = check_blocks(first, planes)
+    if has_plain_rows(first) and not has_planes(first):
+        return _read_rows(first)
+    return (decode_block(first, number) for number in range(num_blocks))
+
+
+def has_planes(first: FirstPage) -> bool:
+    """Whether the page keeps its samples in separate planes."""
+    return first.page.planarconfig == 2 and first.num_samples > 1
+
+
+def has_plain_rows(first: FirstPage) -> bool:
+    """Whether all rows follow one another as they are, plane by plane, so that any can be read."""
+    page = first.page
+    return page.is_contiguous and page.predictor == 1 and page.fillorder == 1
+
+
+def check_blocks(first: FirstPage, planes: int) -> int:
+    """Check that all data are there.
+
+    Args:
+        first: the page, whose geometry has been checked.
+        planes: as in `decode_blocks`.
+
+    Returns:
+        How many strips or tiles there are to decode.
+
+    Raises:
+        CellDataError: an unsupported compression, missing or truncated data.
+    """
     page, (height, width) = first.page, first.size
     if page.compression not in COMPRESSIONS:
         raise CellDataError(
@@ -64,8 +93,7 @@ def decode_blocks(first: FirstPage, planes: int = 1) -> Iterator[tuple[int, int,
             "export the file with one of these",
         )
     num_blocks = math.prod(page.chunked)
-    separate = page.planarconfig == 2 and first.num_samples > 1
-    if separate:
+    if has_planes(first):
         num_blocks = num_blocks // first.num_samples * planes
     offsets, counts = page.dataoffsets, page.databytecounts
     if min(len(offsets), len(counts)) < num_blocks:
@@ -79,31 +107,43 @@ def decode_blocks(first: FirstPage, planes: int = 1) -> Iterator[tuple[int, int,
             missing = offset + count - first.file_size
             raise truncated(first.path, f"strip or tile {number} cut short by {missing} bytes")
 
-    if page.is_contiguous and page.predictor == 1 and page.fillorder == 1 and not separate:
+    if has_plain_rows(first):
         assert page.dtype is not None  # refused before
-        needed = height * width * first.num_samples * page.dtype.itemsize
+        samples = planes if has_planes(first) else first.num_samples
+        needed = height * width * samples * page.dtype.itemsize
         if needed > sum(counts):
             raise truncated(first.path, f"{sum(counts)} of {needed} bytes")
-        return _read_rows(first)
-    return _decode_each(first, num_blocks)
+    return num_blocks
 
 
-def _decode_each(first: FirstPage, num_blocks: int) -> Iterator[tuple[int, int, int, np.ndarray]]:
-    """The first strips or tiles, checked and decoded by themselves."""
+def decode_block(first: FirstPage, number: int) -> tuple[int, int, int, np.ndarray]:
+    """Check and decode one strip or tile by itself.
+
+    Args:
+        first: the page, passed by `check_blocks`.
+        number: of the strip or tile, below what `check_blocks` returned.
+
+    Returns:
+        (plane, row, column, block), as `decode_blocks`.
+
+    Raises:
+        CellDataError: missing or truncated data, or data that unpacks to more than is declared.
+    """
     page, (height, width) = first.page, first.size
-    file, offsets, counts = page.parent.filehandle, page.dataoffsets, page.databytecounts
-    for number in range(num_blocks):
-        file.seek(offsets[number])
-        data = file.read(counts[number])
-        if len(data) < counts[number]:  # the file shrank since it was opened
-            raise truncated(first.path, f"strip or tile {number} cut short")
-        if page.compression == JPEG:
-            _check_jpeg(first, data, number)
-        elif page.compression in (DEFLATE, OLD_DEFLATE) and not HAVE_IMAGECODECS:
-            _check_deflate(first, data, number)
-        block, (plane, _, row, column, _), _ = page.decode(data, number, jpegtables=page.jpegtables)
-        assert block is not None  # only for data of None
-        yield plane, row, column, block[0, : height - row, : width - column]
+    file = page.parent.filehandle
+    file.seek(page.dataoffsets[number])
+    data = file.read(page.databytecounts[number])
+    if len(data) < page.databytecounts[number]:  # the file shrank since it was opened
+        raise truncated(first.path, f"strip or tile {number} cut short")
+    if page.compression == JPEG:
+        _check_jpeg(first, data, number)
+    elif page.compression in (DEFLATE, OLD_DEFLATE) and not HAVE_IMAGECODECS:
+        _check_deflate(first, data, number)
+    elif page.compression == LZW and HAVE_IMAGECODECS:
+        _check_lzw(first, data, number)
+    block, (plane, _, row, column, _), _ = page.decode(data, number, jpegtables=page.jpegtables)
+    assert block is not None  # only for data of None
+    return plane, row, column, block[0, : height - row, : width - column]
 
 
 def _read_rows(first: FirstPage) -> Iterator[tuple[int, int, int, np.ndarray]]:
@@ -133,7 +173,7 @@ def _check_jpeg(first: FirstPage, data: bytes, number: int) -> None:
     libjpeg allocates by the stream's own header, whatever the TIFF declares, and fills what is
     missing with grey.
     """
-    length, width = _block_size(first)
+    length, width = block_size(first)
     stream_size = _jpeg_size(data)
     if stream_size is None or b"\xff\xd9" not in data[-16:]:
         raise truncated(first.path, f"strip or tile {number} with an incomplete JPEG stream")
@@ -168,7 +208,7 @@ def _check_deflate(first: FirstPage, data: bytes, number: int) -> None:
     fills the memory.
     """
     page = first.page
-    length, width = _block_size(first)
+    length, width = block_size(first)
     samples = first.num_samples if page.planarconfig == 1 else 1
     assert page.dtype is not None  # refused before
     limit = length * width * samples * page.dtype.itemsize
@@ -182,8 +222,22 @@ def _check_deflate(first: FirstPage, data: bytes, number: int) -> None:
         )
 
 
-def _block_size(first: FirstPage) -> tuple[int, int]:
-    """(height, width) of a whole strip or tile."""
+def _check_lzw(first: FirstPage, data: bytes, number: int) -> None:
+    """Refuse what the LZW decoder of imagecodecs does not survive."""
+    if first.page.fillorder == 2:
+        data = imagecodecs.bitorder_decode(data)
+    fault = find_lzw_fault(data)
+    if fault is not None:
+        raise CellDataError(
+            first.path,
+            f"strip or tile {number} whose LZW data cannot be decoded ({fault})",
+            "an LZW stream as TIFF 6.0 defines it",
+            ADVICE_DAMAGED,
+        )
+
+
+def block_size(first: FirstPage) -> tuple[int, int]:
+    """(height, width) of a whole strip or tile, in pixels."""
     page = first.page
     if page.is_tiled:
         return page.tilelength, page.tilewidth

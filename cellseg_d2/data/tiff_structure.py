@@ -1,10 +1,9 @@
-"""The first page of a TIFF file, opened and decoded without trusting the file.
+"""The first page of a TIFF file, opened without trusting the file.
 
 tifffile logs a message and goes on where a file is damaged: a tag whose value lies outside the file
 is as if it had never been written, and a cyclic chain of pages is followed. So what this reader
 relies on is checked here first: every directory and every tag value of the first page lies inside
-the file, the chain of pages ends, the size is within the limit. Whatever tifffile, imagecodecs or
-NumPy still raise becomes a `CellDataError`.
+the file, the chain of pages ends, the size is within the limit.
 
 The layout of directories and tags is that of the TIFF 6.0 specification (Adobe, 1992), section 2,
 and of its BigTIFF extension.
@@ -27,13 +26,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from ..errors import CellDataError
-
-try:
-    import imagecodecs  # noqa: F401
-
-    HAVE_IMAGECODECS = True
-except ImportError:
-    HAVE_IMAGECODECS = False
+from .tiff_errors import ADVICE_DAMAGED, EXPECTED_TIFF, tag_name, translate_errors, truncated
 
 MAX_PAGES = 65_536
 _MAX_TAGS = 4096  # tifffile's own limit for one directory
@@ -42,8 +35,6 @@ _TYPE_SIZES = {
     **{16: 8, 17: 8, 18: 8},  # BigTIFF's 64-bit integers
 }
 _ORIENTATION = 274
-EXPECTED_TIFF = "a TIFF image"
-ADVICE_DAMAGED = "copy or export the file again"
 
 
 @dataclass(frozen=True)
@@ -78,8 +69,7 @@ class FirstPage:
 def open_first_page(path: str | os.PathLike[str]) -> Iterator[FirstPage]:
     """Open a TIFF file whose structure is sound; a context manager.
 
-    Everything that fails inside the `with` block, too, is raised as a `CellDataError`: this is the
-    one place where other libraries' exceptions are translated.
+    Everything that fails inside the `with` block, too, is raised as a `CellDataError`.
 
     Args:
         path: the file.
@@ -91,52 +81,31 @@ def open_first_page(path: str | os.PathLike[str]) -> Iterator[FirstPage]:
         CellDataError: the file is missing, unreadable, not a TIFF, truncated or damaged.
     """
     name = os.fspath(path)
-    try:
-        status = os.stat(name)
-        if stat.S_ISDIR(status.st_mode):
-            raise CellDataError(name, "a folder", EXPECTED_TIFF, "give the path of a file")
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise CellDataError(name, "a device or pipe", EXPECTED_TIFF, "give the path of a file")
-        if status.st_size == 0:
-            raise CellDataError(name, "an empty file (0 bytes)", EXPECTED_TIFF, ADVICE_DAMAGED)
-        with open(name, "rb") as file:
-            num_pages = _check_directories(name, file, status.st_size)
-            file.seek(0)  # where tifffile begins to count
-            # Readers of vendor formats run on tags that any file can hold, and are not needed: a
-            # first page that is a valid baseline page is read without them.
-            with tifffile.TiffFile(
-                file, is_ndpi=False, is_lsm=False, is_scanimage=False, is_eer=False
-            ) as tiff:
-                page = tiff.pages.first
-                num_pages = max(num_pages, _stated_pages(page))
-                yield FirstPage(name, page, num_pages, status.st_size)
-    except CellDataError:
-        raise
-    except FileNotFoundError as error:
-        found = "a link to a file that is missing" if os.path.islink(name) else "no such file"
-        raise CellDataError(name, found, EXPECTED_TIFF, "check the path") from error
-    except OSError as error:
-        found = f"a file that cannot be read ({error.strerror or error})"
-        raise CellDataError(name, found, "a readable file", "check path and permissions") from error
-    except MemoryError as error:
-        raise CellDataError(
-            name,
-            "an image that does not fit into memory",
-            "an image that does",
-            "free memory, or cut the image into smaller ones",
-        ) from error
-    except Exception as error:
-        # Damaged bytes make the decoders fail in ways that no list could name: struct.error,
-        # zlib.error, the codecs' own RuntimeErrors, and TypeErrors for tags of an unexpected type.
-        if not HAVE_IMAGECODECS and "imagecodecs" in str(error):
-            raise CellDataError(
-                name,
-                f"a file that cannot be decoded without imagecodecs ({error})",
-                "no compression or deflate, or an installed imagecodecs",
-                "install imagecodecs: pip install imagecodecs",
-            ) from error
-        found = f"data that cannot be decoded ({type(error).__name__}: {error!s:.200})"
-        raise CellDataError(name, found, EXPECTED_TIFF, ADVICE_DAMAGED) from error
+    with translate_errors(name), keep_first_page_open(name) as first:
+        yield first
+
+
+@contextmanager
+def keep_first_page_open(name: str) -> Iterator[FirstPage]:
+    """As `open_first_page`, but errors are not translated, neither here nor in the `with` block."""
+    status = os.stat(name)
+    if stat.S_ISDIR(status.st_mode):
+        raise CellDataError(name, "a folder", EXPECTED_TIFF, "give the path of a file")
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise CellDataError(name, "a device or pipe", EXPECTED_TIFF, "give the path of a file")
+    if status.st_size == 0:
+        raise CellDataError(name, "an empty file (0 bytes)", EXPECTED_TIFF, ADVICE_DAMAGED)
+    with open(name, "rb") as file:
+        num_pages = _check_directories(name, file, status.st_size)
+        file.seek(0)  # where tifffile begins to count
+        # Readers of vendor formats run on tags that any file can hold, and are not needed: a first
+        # page that is a valid baseline page is read without them.
+        with tifffile.TiffFile(
+            file, is_ndpi=False, is_lsm=False, is_scanimage=False, is_eer=False
+        ) as tiff:
+            page = tiff.pages.first
+            num_pages = max(num_pages, _stated_pages(page))
+            yield FirstPage(name, page, num_pages, status.st_size)
 
 
 def check_geometry(first: FirstPage, max_pixels: int | None) -> None:
@@ -220,25 +189,6 @@ def check_ome_xml(first: FirstPage) -> int | None:
             bits = element.get("SignificantBits", "")
             return int(bits) if bits.isascii() and bits.isdigit() else None
     return None
-
-
-def tag_name(value: object) -> str:
-    """A tag's value by its name in the specification, where it has one.
-
-    Args:
-        value: an enum of tifffile's, or a number.
-    """
-    return str(getattr(value, "name", value))
-
-
-def truncated(path: str, found: str) -> CellDataError:
-    """The error for data that are not all there.
-
-    Args:
-        path: the file.
-        found: what is missing.
-    """
-    return CellDataError(path, f"a truncated or damaged TIFF: {found}", "all data", ADVICE_DAMAGED)
 
 
 def _check_directories(path: str, file: BinaryIO, file_size: int) -> int:

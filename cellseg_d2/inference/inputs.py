@@ -37,5 +37,6 @@ def find_images(paths: Iterable[str | PathLike[str]]) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     if (folder / IMAGE_FILE).is_file():
         return [folder / IMAGE_FILE]
-    nested = sorted(folder.glob(f"*/{IMAGE_FILE}"))
+    # Hidden folders are what an interrupted run leaves of its label TIFFs.
+    nested = sorted(p for p in folder.glob(f"*/{IMAGE_FILE}") if p.parent.name[0] != ".")
     return nested or list_tiffs(folder)

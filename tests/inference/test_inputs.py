@@ -20,6 +20,7 @@ def test_a_folder_of_tiffs_a_training_set_an_image_folder_and_a_file(tmp_path: P
     flat = [tmp_path / "flat" / name for name in ("a.tif", "b.TIFF")]
     nested = [tmp_path / "train" / name / "image.tif" for name in ("x", "y")]
     touch(*flat, *nested, tmp_path / "flat" / "notes.txt", nested[0].with_name("class1.tif"))
+    touch(tmp_path / "train" / ".z.part" / "image.tif")
     assert find_images([tmp_path / "flat"]) == flat
     assert find_images([tmp_path / "train"]) == nested
     assert find_images([nested[1].parent]) == [nested[1]]

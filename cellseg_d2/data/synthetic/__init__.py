@@ -17,6 +17,7 @@ from .dataset import (
 from .image import CLASS_WEIGHTS, make_image
 from .label_map import make_label_map
 from .painting import MACENKO_STAINS, RUIFROK_STAINS
+from .slide import write_slide
 
 __all__ = [
     "CLASS_WEIGHTS",
@@ -29,4 +30,5 @@ __all__ = [
     "make_image",
     "make_label_map",
     "write_dataset",
+    "write_slide",
 ]
