@@ -1,28 +1,35 @@
 #!/usr/bin/env python
-"""Find the cells of TIFF images and write the submission.
+r"""Find the cells of TIFF images and write the submission.
 
-Example: python predict.py --config-file output/config.yaml --input images --output predictions
-MODEL.WEIGHTS output/model_final.pth
+python predict.py --config-file run/config.yaml --input images --output predictions \
+    MODEL.WEIGHTS run/model_final.pth
+
+OUTPUT/test-results.json and .zip are written when all images are done; a file there is replaced.
+A run that was interrupted goes on with the images that are missing when its command is repeated;
+remove OUTPUT/parts to begin anew. Where an image cannot be read, the others are predicted, it is
+named at the end, and no submission is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
 
-from detectron2.config import CfgNode
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from tqdm import tqdm
 
 from cellseg_d2 import CellDataError, ConfigError, load_config
-from cellseg_d2.data import load_image_dicts, read_id_map, read_image
-from cellseg_d2.data.layout import image_name
-from cellseg_d2.export.submission import instances_to_entries, write_submission
+from cellseg_d2.data import load_image_dicts, read_id_map
+from cellseg_d2.engine.launch import WorkerError, choose_backend, configured_device, launch
+from cellseg_d2.export.folder import predict_folder
+from cellseg_d2.export.image_outputs import ImageOutputs, OutputOptions
+from cellseg_d2.export.parts import Parts, run_fingerprint
 from cellseg_d2.inference import CellPredictor, find_images
-from cellseg_d2.visualization.overlay import save_prediction_overlay
+
+_CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,74 +37,97 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
-    parser.add_argument(
-        "--input", required=True, nargs="+", metavar="DIR|FILE", help="folders of TIFFs, or TIFFs"
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument(
-        "--id-map", metavar="JSON", help="image ids; without it they count from 1 in sorted order"
-    )
-    parser.add_argument(
-        "--overlay", action="store_true", help="draw the cells, to OUTPUT/overlays/<name>.png"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="the model's config")
+    add("--input", required=True, nargs="+", metavar="DIR|FILE", help="folders of TIFFs, or TIFFs")
+    add("--output", required=True, metavar="DIR", help="the folder that all is written to")
+    add("--id-map", metavar="JSON", help="image ids; without it they count from 1, sorted by name")
+    flag = {"action": "store_true"}
+    add("--labels", **flag, help="label TIFFs, OUTPUT/labels/<name>/classK.tif, with image.tif")
+    add("--geojson", **flag, help="outlines for QuPath, OUTPUT/geojson/<name>.geojson")
+    add("--csv", **flag, help="measurements of each cell, OUTPUT/measurements/<name>.csv")
+    add("--overlay", **flag, help="the cells drawn, OUTPUT/overlays/<name>.png")
+    add(
+        "--score-threshold",
         "--overlay-threshold",
         type=float,
-        default=0.5,
         metavar="SCORE",
-        help="cells of a lower score are submitted but not drawn (default 0.5)",
+        help="cells of a lower score are in the submission but in none of these four (default: "
+        "TEST.PANOPTIC.SCORE_THRESHOLD, that of the label maps that PQ is measured on)",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
-    return parser.parse_args(arguments)
+    add("--tta", **flag, help="test-time augmentation: TEST.TTA.ENABLED True")
+    add("--ensemble", nargs="+", default=[], metavar="W", help="weights of several models, fused")
+    add("--num-gpus", type=int, default=1, metavar="N", help="processes, on as many GPUs (1)")
+    add("--num-machines", type=int, default=1, metavar="M", help="that share the images (1)")
+    add("--machine-rank", type=int, default=0, metavar="R", help="of this machine, from 0 (0)")
+    add("--dist-url", default="auto", metavar="URL", help="tcp://host:port of machine 0")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
+    args = parser.parse_args(arguments)
+    args.input, after_input = _split_at_key(args.input)
+    args.ensemble, after_ensemble = _split_at_key(args.ensemble)
+    args.opts = [*after_input, *after_ensemble, *args.opts]
+    if not args.input:
+        parser.error("--input names no image")
+    if args.tta:
+        args.opts += ["TEST.TTA.ENABLED", "True"]
+    return args
 
 
-def predict(
-    cfg: CfgNode, dicts: list[dict[str, Any]], overlays: Path | None, threshold: float
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield each image's entries of the submission, and draw its overlay where asked to.
+def _split_at_key(values: list[str]) -> tuple[list[str], list[str]]:
+    """Part what a list option took too much: the first config key, and all after it."""
+    for index, value in enumerate(values):
+        if _CONFIG_KEY.fullmatch(value):
+            return values[:index], values[index:]
+    return values, []
 
-    Args:
-        cfg: of the model, with its weights.
-        dicts: the images.
-        overlays: folder of the pictures; None for none.
-        threshold: score from which a cell is drawn.
-    """
-    predictor = CellPredictor(cfg)
-    for item in tqdm(dicts, unit="image", disable=None):
-        image = read_image(
-            item["file_name"],
-            cfg.INPUT.CELL.CHANNEL_ORDER,
-            max_pixels=cfg.INPUT.CELL.MAX_PIXELS,
-            intensity_range=tuple(cfg.INPUT.CELL.INTENSITY_RANGE) or None,
-        )
-        instances = predictor(image)["instances"].to("cpu")
-        if overlays is not None:
-            path = overlays / f"{image_name(item['file_name'])}.png"
-            drawn = instances[instances.scores >= threshold]
-            save_prediction_overlay(path, image, drawn, cfg.DATASETS.CELL.CLASS_NAMES)
-        yield instances_to_entries(instances, item["image_id"])
+
+def main(args: argparse.Namespace) -> None:
+    """Run one process of the job."""
+    setup_logger(distributed_rank=comm.get_rank(), name="cellseg_d2")
+    cfg = load_config(args.config_file, args.opts)
+    id_map = read_id_map(args.id_map) if args.id_map else None
+    dicts = load_image_dicts(find_images(args.input), id_map)
+    threshold = args.score_threshold
+    if threshold is None:
+        threshold = cfg.TEST.PANOPTIC.SCORE_THRESHOLD
+    options = OutputOptions(args.labels, args.geojson, args.csv, args.overlay, threshold)
+    weights = args.ensemble or [cfg.MODEL.WEIGHTS]
+    parts = Parts(args.output, run_fingerprint(cfg, weights, **asdict(options)))
+    written = predict_folder(
+        dicts,
+        lambda: CellPredictor(cfg, args.ensemble),
+        ImageOutputs(args.output, cfg, options, parts),
+        parts,
+        args.output,
+    )
+    if comm.is_main_process():
+        print(f"{len(dicts)} images: wrote {written[0]} and {written[1]}")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = parse(arguments)
-    setup_logger(name="cellseg_d2")
+    several = args.num_gpus * args.num_machines > 1
     try:
-        cfg = load_config(args.config_file, args.opts)
-        id_map = read_id_map(args.id_map) if args.id_map else None
-        dicts = load_image_dicts(find_images(args.input), id_map)
-        overlays = args.output / "overlays" if args.overlay else None
-        written = write_submission(
-            predict(cfg, dicts, overlays, args.overlay_threshold), args.output
+        backend = "gloo"
+        if several:
+            device = configured_device(args.config_file, args.opts)
+            backend = choose_backend(device, args.num_gpus)
+        launch(
+            main,
+            args.num_gpus,
+            args.num_machines,
+            args.machine_rank,
+            args.dist_url,
+            args=(args,),
+            backend=backend,
         )
-    except (CellDataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{len(dicts)} images: wrote {written[0]} and {written[1]}")
+    except (CellDataError, OSError, WorkerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -55,6 +55,9 @@ def run(data: Path, repository: Path, tmp_path_factory) -> Path:
     return output
 
 
+THREE_APS = ("AP", "AP50", "AP75")
+
+
 @pytest.mark.slow
 def test_training_ends_with_the_table(run: Path, data: Path, capsys) -> None:
     weights = str(run / "model_final.pth")
@@ -64,11 +67,12 @@ def test_training_ends_with_the_table(run: Path, data: Path, capsys) -> None:
     )
     assert status == 0
     assert (run / "config.yaml").read_bytes() == saved, "the evaluation changed the run's config"
-    tail = capsys.readouterr().out.strip().splitlines()[-3:]
-    assert [line.split(":")[0] for line in tail] == ["segm AP", "segm AP50", "segm AP75"]
-    scores = [line.split(": ")[1] for line in tail]
+    tail = capsys.readouterr().out.strip().split("\n\n")[-1]
+    scores = dict(line.split(": ") for line in tail.splitlines())
+    assert list(scores)[:6] == [f"{t} {key}" for t in ("bbox", "segm") for key in THREE_APS]
+    assert "panoptic PQ" in scores
     last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
-    assert scores[1] == f"{last['segm/AP50']:.1f}"
+    assert scores["segm AP50"] == f"{last['segm/AP50']:.1f}"
 
 
 @pytest.mark.slow
@@ -78,7 +82,7 @@ def test_training_and_evaluation_leave_their_scores(run: Path, tmp_path: Path) -
     assert train_net.run([*arguments, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path)]) == 0
     trained, evaluated = (json.loads((f / "scores.json").read_text()) for f in (run, tmp_path))
     assert trained == evaluated
-    assert set(trained) == {"bbox", "segm"}
+    assert set(trained) == {"bbox", "segm", "panoptic"}
     last = json.loads((run / "metrics.json").read_text().splitlines()[-1])
     assert trained["segm"]["AP50"] == last["segm/AP50"]
 

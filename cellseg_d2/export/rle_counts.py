@@ -110,7 +110,7 @@ def tight_box(
 def decode_crop(
     counts: str | bytes, size: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Decodes a mask within its tight box only: the columns that it touches are all that is held.
+    """Decodes a mask within its tight box only: nothing larger than that box is held.
 
     Args:
         counts: the text of a COCO RLE.
@@ -128,10 +128,14 @@ def decode_crop(
     if starts.size == 0:
         return np.zeros((0, 0), np.uint8), (0, 0)
     x0, y0, x1, y1 = tight_box(starts, ends, height)
-    # 1 where a span starts and −1 where it ends sums up to the mask. Spans that touch, which
-    # runs of length zero leave, start and end at one place: hence add.at and not assignment.
-    steps = np.zeros((x1 - x0) * height + 1, np.int8)
-    np.add.at(steps, starts - x0 * height, 1)
-    np.add.at(steps, ends - x0 * height, -1)
-    columns = np.cumsum(steps[:-1], dtype=np.int8).reshape(x1 - x0, height)
-    return np.ascontiguousarray(columns[:, y0:y1].T).view(np.uint8), (x0, y0)
+    # Positions within the box. A span lies in one column, or else the box is as high as the image.
+    columns, rows = np.divmod(starts, height)
+    starts_inside = (columns - x0) * (y1 - y0) + rows - y0
+    # 1 where a span starts and −1 where it ends sums up to the mask. Spans that touch, in the text
+    # by runs of length zero or in the box from column to column, start and end at one place: hence
+    # add.at and not assignment.
+    steps = np.zeros((x1 - x0) * (y1 - y0) + 1, np.int8)
+    np.add.at(steps, starts_inside, 1)
+    np.add.at(steps, starts_inside + (ends - starts), -1)
+    crop = np.cumsum(steps[:-1], dtype=np.int8).reshape(x1 - x0, y1 - y0)
+    return np.ascontiguousarray(crop.T).view(np.uint8), (x0, y0)

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pycocotools.mask as mask_util
 from detectron2.structures import Instances
+
+from ..checkpoint.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def write_submission(
 ) -> tuple[Path, Path]:
     """Writes the JSON and the zip of it, holding one image's predictions at a time.
 
-    Both files appear complete or not at all: they are written under other names and then renamed.
+    Both files appear complete or not at all (`replace_file`).
     The same predictions always give the same bytes.
 
     Args:
@@ -104,36 +105,30 @@ def write_submission(
         OSError: the folder cannot be written.
     """
     folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     json_path, zip_path = folder / JSON_NAME, folder / ZIP_NAME
-    json_part, zip_part = (folder / f"{name}.{os.getpid()}.part" for name in (JSON_NAME, ZIP_NAME))
-    try:
-        count = _write_json(predictions, json_part)
-        _write_zip(json_part, zip_part)
-        os.replace(json_part, json_path)
-        os.replace(zip_part, zip_path)
-    finally:
-        json_part.unlink(missing_ok=True)
-        zip_part.unlink(missing_ok=True)
+    # The zip is replaced last, and neither before both are whole.
+    with replace_file(zip_path) as zip_file, replace_file(json_path) as json_file:
+        count = _write_json(predictions, json_file)
+        json_file.flush()
+        _write_zip(Path(json_file.name), zip_file)
     logger.info("wrote %d predictions to %s", count, json_path)
     return json_path, zip_path
 
 
-def _write_json(predictions: Iterable[Iterable[dict[str, Any]]], path: Path) -> int:
+def _write_json(predictions: Iterable[Iterable[dict[str, Any]]], file: BinaryIO) -> int:
     """Writes one entry a line; returns their number."""
     count = 0
-    with path.open("w", encoding="ascii", newline="\n") as file:
-        file.write("[")
-        for entries in predictions:
-            for entry in entries:
-                file.write(",\n" if count else "\n")
-                file.write(json.dumps(entry, allow_nan=False))
-                count += 1
-        file.write("\n]\n")
+    file.write(b"[")
+    for entries in predictions:
+        for entry in entries:
+            file.write(b",\n" if count else b"\n")
+            file.write(json.dumps(entry, allow_nan=False).encode("ascii"))
+            count += 1
+    file.write(b"\n]\n")
     return count
 
 
-def _write_zip(json_path: Path, zip_path: Path) -> None:
+def _write_zip(json_path: Path, file: BinaryIO) -> None:
     member = zipfile.ZipInfo(JSON_NAME, date_time=_ZIP_TIME)
     member.compress_type = zipfile.ZIP_DEFLATED
     member.create_system = 3  # Unix, whatever machine this runs on
@@ -141,7 +136,7 @@ def _write_zip(json_path: Path, zip_path: Path) -> None:
     member.file_size = json_path.stat().st_size  # so that zipfile knows whether to use zip64
     with (
         json_path.open("rb") as source,
-        zipfile.ZipFile(zip_path, "w") as archive,
+        zipfile.ZipFile(file, "w") as archive,
         archive.open(member, "w") as target,
     ):
         shutil.copyfileobj(source, target, 1 << 20)

@@ -100,7 +100,7 @@ def _choose_member(
     members: list[zipfile.ZipInfo],
 ) -> tuple[zipfile.ZipInfo, list[str], list[str]]:
     """The one member to read, with faults and warnings about its name and its company."""
-    files = [info for info in members if not info.is_dir()]
+    files = [info for info in members if not info.filename.endswith("/")]
     named = [info for info in files if info.filename == JSON_NAME]
     faults, warnings = [], []
     if len(named) > 1:
@@ -115,6 +115,9 @@ def _choose_member(
     (member,) = named
     if member.flag_bits & _ENCRYPTED:
         raise SubmissionFileError("the zip is encrypted")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # LZMA's own header says how much memory its decoder takes.
+        raise SubmissionFileError("the zip is neither stored nor deflated")
     if member.file_size > MAX_BYTES:
         raise SubmissionFileError(f"{member.file_size} bytes unpacked, over {MAX_BYTES}")
     if (

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data.catalog import Metadata
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
 
+from ..structures import RLEMasks
 from .colors import class_names
 from .legend import add_legend
 from .png import save_png
@@ -23,6 +26,7 @@ __all__ = [
     "cell_metadata",
     "draw_ground_truth",
     "draw_predictions",
+    "open_prediction_overlay",
     "save_prediction_overlay",
 ]
 
@@ -98,6 +102,53 @@ def save_prediction_overlay(
         the path.
     """
     return save_png(path, draw_predictions(image, instances, cell_metadata(names), style))
+
+
+class CellCollector:
+    """Holds the cells of one image until all are there.
+
+    Args:
+        image_size: (H, W) in pixels.
+    """
+
+    def __init__(self, image_size: tuple[int, int]) -> None:
+        nothing = Instances(
+            image_size,
+            pred_boxes=Boxes(torch.zeros(0, 4)),
+            scores=torch.zeros(0),
+            pred_classes=torch.zeros(0, dtype=torch.int64),
+            pred_masks=RLEMasks([], image_size),
+        )
+        self._parts = [nothing]
+
+    def add(self, cells: Instances, first_id: int) -> None:
+        """Takes some cells.
+
+        Args:
+            cells: with `pred_boxes`, `scores`, `pred_classes` and `pred_masks` (`RLEMasks`).
+            first_id: of the first one; no id is drawn.
+        """
+        self._parts.append(cells)
+
+    def cells(self) -> Instances:
+        """All cells taken."""
+        return Instances.cat(self._parts)
+
+
+@contextmanager
+def open_prediction_overlay(
+    path: str | PathLike[str], image: NDArray[np.uint8], names: Sequence[str]
+) -> Iterator[CellCollector]:
+    """Opens an overlay that is drawn into a PNG once all cells are there.
+
+    Args:
+        path: the PNG; its folder is made where it is missing.
+        image: (H, W, 3) uint8 RGB.
+        names: of the classes.
+    """
+    collector = CellCollector((image.shape[0], image.shape[1]))
+    yield collector
+    save_prediction_overlay(path, image, collector.cells(), names)
 
 
 def _with_legend(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ..checkpoint.files import replace_file
 
 
 def save_png(path: str | PathLike[str], picture: NDArray[np.uint8]) -> Path:
@@ -26,10 +27,6 @@ def save_png(path: str | PathLike[str], picture: NDArray[np.uint8]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        Image.fromarray(picture).save(part, format="PNG")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replace_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
     return path
