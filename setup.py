@@ -12,6 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["cellseg_d2", "cellseg_d2.*"]),
+    package_data={"cellseg_d2.visualization.report": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11,<3.13",
     # detectron2 is not listed: it is not on the package index (tools/install_detectron2.py).
     install_requires=[
