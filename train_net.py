@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
@@ -44,6 +45,8 @@ from cellseg_d2.engine.run_folder import begin_run, refuse_second_run, warn_of_c
 from cellseg_d2.engine.run_record import write_run_record
 from cellseg_d2.evaluation import score_table, write_scores
 from cellseg_d2.evaluation.score_file import SCORE_FILE
+from cellseg_d2.inference import CellPredictor
+from cellseg_d2.inference.evaluation import evaluate_with_predictor, needs_predictor
 from cellseg_d2.machine_faults import explain_disk, explain_run_faults
 
 
@@ -78,11 +81,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
     cfg = setup(args)
     with explain_run_faults(cfg):
         if args.eval_only:
-            model = CellTrainer.build_model(cfg)
-            CellCheckpointer(model, cfg.OUTPUT_DIR, complete=True).resume_or_load(
-                cfg.MODEL.WEIGHTS, resume=args.resume
-            )
-            results = CellTrainer.test(cfg, model)
+            results = evaluate(cfg, args.resume)
         else:
             trainer = CellTrainer(cfg)
             trainer.resume_or_load(resume=args.resume)
@@ -94,6 +93,20 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
             write_scores(results, Path(cfg.OUTPUT_DIR) / SCORE_FILE)
             print(score_table(results))
     return results
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
+    """Score ``MODEL.WEIGHTS``, or the last checkpoint where there is one to resume from."""
+    if needs_predictor(cfg):
+        last = CellCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR)
+        found = resume and last.has_checkpoint()
+        weights = last.get_checkpoint_file() if found else cfg.MODEL.WEIGHTS
+        return evaluate_with_predictor(cfg, CellPredictor(cfg, [weights]))
+    model = CellTrainer.build_model(cfg)
+    CellCheckpointer(model, cfg.OUTPUT_DIR, complete=True).resume_or_load(
+        cfg.MODEL.WEIGHTS, resume=resume
+    )
+    return CellTrainer.test(cfg, model)
 
 
 def launch_job(args: argparse.Namespace) -> None:

@@ -64,6 +64,9 @@ def add_cellseg_config(cfg: CN) -> None:
     # What pixels are normalised by: "config" (MODEL.PIXEL_MEAN and PIXEL_STD), or "dataset", which
     # sets those two to the training images' own when training starts and saves them with the run.
     cfg.INPUT.CELL.NORMALIZATION = "config"
+    # Images are enlarged by this before the model sees them, after the crop in training; answers
+    # stay in the image's own pixels. For cells that are small beside the finest stride of 4.
+    cfg.INPUT.CELL.SCALE = 1.0
     # Augmentation recipe by name (cellseg_d2/data/augmentation/recipes.py).
     cfg.INPUT.CELL.RECIPE = "dihedral"
 

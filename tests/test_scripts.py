@@ -88,6 +88,25 @@ def test_training_and_evaluation_leave_their_scores(run: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_an_evaluation_sees_what_the_predictor_would(run: Path, tmp_path: Path) -> None:
+    """One tile as large as the images changes nothing; several views answer otherwise."""
+    arguments = ["--config-file", str(run / "config.yaml"), "--eval-only", "OUTPUT_DIR"]
+    found = {}
+    for name, options in {
+        "plain": [],
+        "tile": ["TEST.TILE.SIZE", "4096"],
+        "tta": ["TEST.TTA.ENABLED", "True"],
+    }.items():
+        folder = tmp_path / name
+        weights = ["MODEL.WEIGHTS", str(run / "model_final.pth")]
+        assert train_net.run([*arguments, str(folder), *weights, *options]) == 0
+        scores = json.loads((folder / "scores.json").read_text())
+        answers = folder / "evaluation" / "cells_val" / "coco_instances_results.json"
+        found[name] = (json.loads(answers.read_text()), scores["segm"])
+    assert found["tile"] == found["plain"] != found["tta"] and found["plain"][0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weights", "options", "message"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
@@ -26,9 +25,6 @@ from .tiff_blocks import (
 from .tiff_color import ColorPage, check_arguments
 from .tiff_errors import translate_errors, truncated
 from .tiff_structure import FirstPage, check_geometry, keep_first_page_open
-
-CACHE_BYTES = 256 * 2**20
-"""Decoded strips and tiles kept: those of 1024 rows of 80,000 pixels RGB."""
 
 
 class ImageWindows(ABC):
@@ -109,7 +105,6 @@ def open_windows(
     intensity_range: tuple[float, float] | None = None,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    cache_bytes: int = CACHE_BYTES,
 ) -> TiffWindows:
     """Open an image to read windows of it, of the same pixels as `read_image` has.
 
@@ -118,20 +113,21 @@ def open_windows(
     Where intensities are scaled by their measured range, or are floats, all strips or tiles are
     decoded once when the file is opened, to find that range.
 
+    The strips or tiles that a window meets are kept until the next one is read. So windows in a
+    row, from left to right, decode each strip or tile once, in the memory of such a row at most.
+
     Args:
         path: the file; to be closed, or used as a context manager.
         channel_order: as in `read_image`.
         intensity_range: as in `read_image`.
         max_pixels: the largest strip or tile that is decoded, height × width.
-        cache_bytes: decoded strips and tiles that are kept for the next window; the latest one is
-            whatever its size.
 
     Raises:
         CellDataError: the file cannot be read as an image, or not by windows.
         ValueError: an unknown channel order or an empty intensity range.
     """
     check_arguments(channel_order, intensity_range)
-    return TiffWindows(os.fspath(path), channel_order, intensity_range, max_pixels, cache_bytes)
+    return TiffWindows(os.fspath(path), channel_order, intensity_range, max_pixels)
 
 
 class TiffWindows(ImageWindows):
@@ -143,12 +139,9 @@ class TiffWindows(ImageWindows):
         channel_order: str,
         intensity_range: tuple[float, float] | None,
         max_pixels: int,
-        cache_bytes: int,
     ) -> None:
         self.name = path
-        self._cache_bytes = cache_bytes
-        self._blocks: OrderedDict[int, tuple[int, int, int, np.ndarray]] = OrderedDict()
-        self._cached = 0
+        self._blocks: dict[int, tuple[int, int, int, np.ndarray]] = {}
         with ExitStack() as stack, translate_errors(path):
             self._first = stack.enter_context(keep_first_page_open(path))
             check_geometry(self._first, None)
@@ -202,8 +195,13 @@ class TiffWindows(ImageWindows):
     def _read_blocks(self, samples: np.ndarray, top: int, left: int) -> None:
         """Fill a window from the strips or tiles that it meets."""
         height, width = samples.shape[:2]
-        for number in self._numbers(top, left, height, width):
-            plane, row, column, block = self._block(number)
+        numbers = list(self._numbers(top, left, height, width))
+        for number in self._blocks.keys() - set(numbers):
+            del self._blocks[number]
+        for number in numbers:
+            if number not in self._blocks:
+                self._blocks[number] = decode_block(self._first, number)
+            plane, row, column, block = self._blocks[number]
             y0, y1 = max(top, row), min(top + height, row + block.shape[0])
             x0, x1 = max(left, column), min(left + width, column + block.shape[1])
             target = samples[y0 - top : y1 - top, x0 - left : x1 - left]
@@ -217,17 +215,6 @@ class TiffWindows(ImageWindows):
             for row in range(top // length, (top + height - 1) // length + 1):
                 first = (plane * per_column + row) * per_row
                 yield from range(first + left // breadth, first + (left + width - 1) // breadth + 1)
-
-    def _block(self, number: int) -> tuple[int, int, int, np.ndarray]:
-        """A decoded strip or tile; the ones used last are kept."""
-        if number in self._blocks:
-            self._blocks.move_to_end(number)
-            return self._blocks[number]
-        while self._blocks and self._cached > self._cache_bytes:
-            self._cached -= self._blocks.popitem(last=False)[1][3].nbytes
-        self._blocks[number] = decode_block(self._first, number)
-        self._cached += self._blocks[number][3].nbytes
-        return self._blocks[number]
 
     def _extent(self) -> tuple[float, float]:
         """The least and the greatest sample of the image, strip by strip or tile by tile."""

@@ -46,3 +46,23 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         if (resize.h, resize.w) == (new_h, new_w):
             return NoOpTransform()
         return ResizeTransform(resize.h, resize.w, new_h, new_w, resize.interp)
+
+
+class Scale(T.Augmentation):
+    """Resize by a factor, whatever the image's size.
+
+    Args:
+        factor: of both sides, above 0.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        """Return the resize; sides are rounded to whole pixels, at least 1."""
+        height, width = image.shape[:2]
+        new_h, new_w = (max(1, round(self.factor * side)) for side in (height, width))
+        if (height, width) == (new_h, new_w):
+            return NoOpTransform()
+        return ResizeTransform(height, width, new_h, new_w)

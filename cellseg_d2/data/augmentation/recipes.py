@@ -11,7 +11,7 @@ from ...errors import ConfigError
 from .choice import OneOf
 from .copy_paste import build_copy_paste
 from .filters import CLAHE, GaussianBlur, GaussianNoise, MedianBlur
-from .geometric import ResizeShortestEdge
+from .geometric import ResizeShortestEdge, Scale
 from .photometric import BrightnessContrast, ColorJitter, Gamma
 from .stain import HEDJitter
 from .warp import (
@@ -156,22 +156,36 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     before the resize, while the image has the scale that they were cut out at.
 
     Args:
-        cfg: reads ``INPUT.CROP``, ``INPUT.MIN_SIZE_*``, ``INPUT.MAX_SIZE_*``,
+        cfg: reads ``INPUT.CROP``, ``INPUT.MIN_SIZE_*``, ``INPUT.MAX_SIZE_*``, ``INPUT.CELL.SCALE``,
             ``INPUT.CELL.COPY_PASTE`` and ``INPUT.CELL.RECIPE``. A ``MIN_SIZE`` of 0 keeps the
             image's size.
         is_train: whether to crop and to apply the recipe.
+
+    Raises:
+        ConfigError: for a recipe that is unknown, or a scale beside a fixed size.
     """
     if not is_train:
-        return [
-            ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice"),
-        ]
+        return _resize(cfg, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")
     augmentations: list[T.Augmentation] = []
     if cfg.INPUT.CROP.ENABLED:
         augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     augmentations += build_copy_paste(cfg)
-    augmentations.append(
-        ResizeShortestEdge(
-            cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-        )
+    augmentations += _resize(
+        cfg, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     )
     return augmentations + build_recipe(cfg.INPUT.CELL.RECIPE)
+
+
+def _resize(
+    cfg: CfgNode, min_size: int | tuple[int, ...], max_size: int, sampling: str
+) -> list[T.Augmentation]:
+    scale = cfg.INPUT.CELL.SCALE
+    if scale == 1:
+        return [ResizeShortestEdge(min_size, max_size, sampling)]
+    sizes = (min_size,) if isinstance(min_size, int) else tuple(min_size)
+    if scale <= 0 or any(sizes):
+        raise ConfigError(
+            f"INPUT.CELL.SCALE is {scale} with sizes {sizes}; a scale is above 0, and other than 1 "
+            "only where INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST are 0"
+        )
+    return [Scale(scale)]

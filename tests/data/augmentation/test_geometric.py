@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from detectron2.data import transforms as T
 
+from cellseg_d2 import ConfigError
 from cellseg_d2.config import load_config
 from cellseg_d2.data.augmentation import (
     CellAugInput,
@@ -105,3 +106,31 @@ def test_unknown_recipe_lists_the_known_ones() -> None:
 def test_a_label_map_of_another_size_than_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(3, 3\)"):
         CellAugInput(np.zeros((4, 4, 3), np.uint8), [np.zeros((3, 3), np.int32)])
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
+def test_scale_is_the_resize_to_rounded_sides(factor: float) -> None:
+    ids = random_ids(31, 44)
+    cfg = load_config(options=["INPUT.CELL.SCALE", factor, "INPUT.MIN_SIZE_TEST", 0])
+    sample = CellAugInput(colour_of(ids), label_maps=ids[None])
+    T.AugmentationList(build_augmentations(cfg, is_train=False))(sample)
+    height, width = round(31 * factor), round(44 * factor)
+    assert sample.image.shape == (height, width, 3)
+    expected = ResizeTransform(31, 44, height, width)
+    assert np.array_equal(sample.image, expected.apply_image(colour_of(ids)))
+    assert np.array_equal(sample.label_maps[0], expected.apply_segmentation(ids))
+
+
+def test_a_scale_comes_after_the_crop() -> None:
+    options = ["INPUT.CELL.SCALE", 2, "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute"]
+    options += ["INPUT.CROP.SIZE", [20, 24], "INPUT.MIN_SIZE_TRAIN", (0,)]
+    cfg = load_config(options=options)
+    sample = CellAugInput(np.zeros((50, 60, 3), np.uint8), label_maps=random_ids(50, 60)[None])
+    T.AugmentationList(build_augmentations(cfg, is_train=True))(sample)
+    assert sample.image.shape in {(40, 48, 3), (48, 40, 3)}
+
+
+@pytest.mark.parametrize("options", [["INPUT.CELL.SCALE", 2], ["INPUT.CELL.SCALE", 0]])
+def test_a_scale_beside_a_fixed_size_is_refused(options: list) -> None:
+    with pytest.raises(ConfigError, match=r"INPUT\.CELL\.SCALE is"):
+        build_augmentations(load_config(options=options), is_train=False)
