@@ -50,14 +50,16 @@ demo: setup
 	  TEST.EVAL_PERIOD 100 OUTPUT_DIR $(DEMO)/run
 	$(PY) tools/plot_metrics.py --output $(DEMO)/curves.png $(DEMO)/run
 	$(PY) predict.py --config-file $(DEMO)/run/config.yaml --input $(DEMO)/data/test_release \
-	  --id-map $(DEMO)/data/test_image_name_to_ids.json --output $(DEMO)/predictions --overlay \
+	  --id-map $(DEMO)/data/test_image_name_to_ids.json --output $(DEMO)/predictions --overlay --labels --geojson --csv \
 	  MODEL.WEIGHTS $(DEMO)/run/model_final.pth
 	$(PY) tools/validate_submission.py --predictions $(DEMO)/predictions/test-results.json \
 	  --id-map $(DEMO)/data/test_image_name_to_ids.json --images $(DEMO)/data/test_release --require-all
 	$(PY) train_net.py --config-file $(DEMO)/run/config.yaml --eval-only \
 	  MODEL.WEIGHTS $(DEMO)/run/model_final.pth OUTPUT_DIR $(DEMO)/evaluation
+	$(PY) tools/make_report.py --run $(DEMO)/run --output $(DEMO)/report.html
 	@printf '%s\n' "" "data and its figures     $(DEMO)/data $(DEMO)/dataset.png" \
 	  "sheet of ground truth    $(DEMO)/ground_truth/sheet.png" \
 	  "model and its curves     $(DEMO)/run/model_final.pth $(DEMO)/curves.png" \
+	  "report of the run        $(DEMO)/report.html" \
 	  "submission               $(DEMO)/predictions/test-results.zip" \
-	  "predicted cells          $(DEMO)/predictions/overlays/"
+	  "predicted cells          $(DEMO)/predictions/{overlays,labels,geojson,measurements}/"

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     missed = []
     for name in options.benchmarks or BENCHMARKS:
-        # A table each, as soon as it is measured: all take a quarter of an hour.
+        # A table each, as soon as it is measured: all of them take a while.
         results = list(tqdm(BENCHMARKS[name](), name, unit="result", delay=1, disable=None))
         comparisons = [r for r in results if isinstance(r, Comparison)]
         figures = [[r.name, f"{r.value:.3g} {r.unit}"] for r in results if isinstance(r, Figure)]

@@ -265,5 +265,6 @@ def _stated_pages(page: tifffile.TiffPage) -> int:
     shape = re.match(r'\{"shape": \[([\d, ]{1,200})\]', page.description)
     if shape:
         values = math.prod(int(length) for length in shape[1].split(",") if length.strip())
-        return values // max(1, math.prod(page.shape))
+        # index() refuses a tuple, of which the product would be a longer one.
+        return values // max(1, math.prod(map(index, page.shape)))
     return 1

@@ -229,7 +229,8 @@ class TiffWindows(ImageWindows):
 def _check_block_size(first: FirstPage, max_pixels: int) -> None:
     """Refuse strips and tiles that are too large to decode."""
     length, breadth = block_size(first)
-    length = min(length, first.size[0])
+    if not first.page.is_tiled:  # a strip ends with the image, a tile is decoded whole
+        length = min(length, first.size[0])
     if length * breadth <= max_pixels:
         return
     plain = "" if first.page.compression == NO_COMPRESSION else "compressed "

@@ -36,8 +36,8 @@ def predict_tiled(
     on the surroundings, they are those of a tile in which the cell is seen whole, if there is one.
     An overlap of the extent of the largest cell makes sure of that.
 
-    Memory is that of one batch of tiles, the cells of one row of tiles, and what ``windows``
-    caches; time grows linearly with the area (``tools/benchmark.py tiling``).
+    Memory is that of one batch of tiles and of the cells of one row of tiles; time grows linearly
+    with the area (``tools/benchmark.py tiling``).
 
     Args:
         find: the finder. Its answers for tiles of one size should not depend on what else is in the

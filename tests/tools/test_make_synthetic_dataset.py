@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from cellseg_d2.data import read_image
+
 SMALL = ["--train", "2", "--test", "1", "--size", "50", "70", "--cells", "2", "5"]
 
 
@@ -90,3 +92,14 @@ def test_help(tool, capsys):
         tool.main(["-h"])
     assert end.value.code == 0
     assert "--test-labels" in capsys.readouterr().out
+
+
+def test_writes_a_slide(tool, tmp_path, capsys):
+    path = tmp_path / "slide.tif"
+    assert tool.main(["--output", str(path), "--slide", "300", "500", "--seed", "3"]) == 0
+    assert "300×500" in capsys.readouterr().out
+    assert read_image(path).shape == (300, 500, 3)
+    with pytest.raises(SystemExit) as stopped:
+        tool.main(["--output", str(path), "--slide", "0", "500"])
+    assert stopped.value.code == 2
+    assert tool.main(["--output", str(tmp_path / "slide.tif" / "x.tif"), "--slide", "9", "9"]) == 1

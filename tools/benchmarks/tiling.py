@@ -34,7 +34,7 @@ from cellseg_d2.structures import RLEMasks, encode_label_map
 
 from .timing import Comparison, Figure, peak_memory
 
-TILE_SIZE, OVERLAP = 1024, 96
+TILE_SIZE, OVERLAP = 1024, 128
 MODEL_SIDES = (2_500, 5_000, 10_000)
 STUB_SIDES = (5_000, 10_000, 20_000)
 SMALL_MODEL = "configs/mask_rcnn_R_18_FPN_small.yaml"
