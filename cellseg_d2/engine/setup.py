@@ -13,7 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from ..data import load_cell_dicts, read_image, register_cell_dataset
+from ..data import load_cell_dicts, register_cell_dataset
+from ..data.config_reader import image_reader
 from ..data.inspection import channel_statistics
 from ..data.split import split_dicts
 from ..errors import CellDataError, ConfigError
@@ -121,15 +122,11 @@ def normalize_by_dataset(cfg: CfgNode) -> None:
 
 def _training_statistics(cfg: CfgNode) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each channel of the training images, RGB."""
+    read = image_reader(cfg)
     histogram = np.zeros((_CHANNELS, 256), np.int64)
     for name in cfg.DATASETS.TRAIN:
         for item in tqdm(DatasetCatalog.get(name), desc="Reading colours", delay=1, disable=None):
-            image = read_image(
-                item["file_name"],
-                cfg.INPUT.CELL.CHANNEL_ORDER,
-                max_pixels=cfg.INPUT.CELL.MAX_PIXELS,
-                intensity_range=tuple(cfg.INPUT.CELL.INTENSITY_RANGE) or None,
-            )
+            image = read(item["file_name"])
             for channel in range(_CHANNELS):
                 histogram[channel] += np.bincount(image[:, :, channel].ravel(), minlength=256)
     mean, std = channel_statistics(histogram)

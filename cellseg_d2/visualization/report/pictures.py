@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...data import read_image
+from ...data.config_reader import image_reader
 from ...export.polygons import mask_polygons
 from ...export.rle_counts import decode_crop
 from .sources import RunSources
@@ -107,12 +107,7 @@ def draw_picture(
     predictions = run.predictions[row["image_id"]]
     annotations = item["annotations"]
     size = (item["height"], item["width"])
-    image = read_image(
-        item["file_name"],
-        run.cfg.INPUT.CELL.CHANNEL_ORDER,
-        max_pixels=run.cfg.INPUT.CELL.MAX_PIXELS,
-        intensity_range=tuple(run.cfg.INPUT.CELL.INTENSITY_RANGE) or None,
-    )
+    image = image_reader(run.cfg)(item["file_name"])
     found_at: list[float | None] = [None] * len(annotations)
     for prediction, match in zip(predictions, matches.tolist(), strict=True):
         if match >= 0:
