@@ -124,7 +124,7 @@ def compare_gradients(data: Path) -> dict[str, Any]:
     Norms are over groups: BatchNorm's statistics are those of a process's own share of the batch.
     """
     norms = ("MODEL.RESNETS.NORM", "GN", "MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", "32")
-    cfg = config(data, Path("unused"), *norms)
+    cfg = config(data, data.parent / "unused", *norms)
     torch.manual_seed(0)
     model = CellTrainer.build_model(cfg)
     alone = copy.deepcopy(model)
