@@ -30,3 +30,10 @@ class CellDataError(ValueError):
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message names the file or keys, and what is expected."""
+
+
+class MachineError(OSError):
+    """What a run needs of memory, processes or disk is not there; the message says what to do.
+
+    An ``OSError``, so that whoever expects the system to fail is prepared for it.
+    """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -17,6 +18,8 @@ from .errors import MachineError
 _NO_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't|not enough)|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED|out of memory"
 )
+# Seconds in which a dead worker shows after a connection to it has broken.
+_SETTLING = 2.0
 _DEAD_WORKER = re.compile(r"DataLoader worker .*(killed|exited)|worker .*exited unexpectedly")
 
 
@@ -72,10 +75,11 @@ def explain_run_faults(cfg: CfgNode) -> Iterator[None]:
     try:
         with explain_disk(cfg.OUTPUT_DIR, "the same command with --resume goes on from there"):
             yield
-    except (RuntimeError, MemoryError) as error:
-        if _DEAD_WORKER.search(str(error)):
+    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
+        cause = _told_by_pytorch(error)
+        if _DEAD_WORKER.search(str(cause)):
             raise MachineError(
-                f"a process that loads images died ({_first_line(error)}); most often the "
+                f"a process that loads images died ({_first_line(cause)}); most often the "
                 "machine's memory is used up: lower DATALOADER.NUM_WORKERS (now "
                 f"{cfg.DATALOADER.NUM_WORKERS}; 0 loads in the main process) and go on with "
                 "--resume"
@@ -114,6 +118,19 @@ def explain_disk(folder: str | PathLike[str], what_next: str) -> Iterator[None]:
             f"{fspath(folder)}: cannot be written to ({error}); what was finished before is "
             f"there. Make room, or allow writing there; {what_next}"
         ) from error
+
+
+def _told_by_pytorch(error: BaseException) -> BaseException:
+    """Return what PyTorch says of a worker that breaks a connection by dying, else the error.
+
+    The connection breaks a moment before the signal comes by which PyTorch notices.
+    """
+    if isinstance(error, ConnectionError | EOFError):
+        try:
+            time.sleep(_SETTLING)
+        except RuntimeError as death:  # raised from the signal's handler
+            return death
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -287,4 +287,3 @@ def _check_same_config(folder: Path, cfg: CfgNode) -> None:
             f"{folder}: holds a run with {key} {there[key]}, not {here[key]}{more}; "
             "choose another output folder, or remove this one"
         )
-

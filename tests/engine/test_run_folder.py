@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from detectron2.config import CfgNode
 
 from cellseg_d2 import CellDataError, load_config
 from cellseg_d2.engine.run_folder import (
+    CONFIG_FILE,
     RECORD_FILE,
+    begin_run,
     changed_keys,
     config_as_data,
     flatten_config,
@@ -91,3 +97,28 @@ def test_a_damaged_record_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / RECORD_FILE).write_text(content)
     with pytest.raises(CellDataError, match=r"run\.json.*remove it"):
         read_record(tmp_path)
+
+
+def test_a_run_begins_with_its_config_and_seed(tmp_path: Path) -> None:
+    cfg = load_config(options=["OUTPUT_DIR", str(tmp_path), "SEED", 7])
+    begin_run(cfg, Namespace(resume=False))
+    assert yaml.safe_load((tmp_path / CONFIG_FILE).read_text()) == yaml.safe_load(cfg.dump())
+    drawn = torch.rand(3)
+    begin_run(cfg, Namespace(resume=True))
+    assert torch.equal(torch.rand(3), drawn)
+
+
+def test_a_run_that_is_gone_on_with_on_a_full_disk_keeps_its_config(tmp_path: Path) -> None:
+    cfg = load_config(options=["OUTPUT_DIR", str(tmp_path)])
+    begin_run(cfg, Namespace())
+    before = (tmp_path / CONFIG_FILE).read_bytes()
+    cfg.SEED = 3
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            begin_run(cfg, Namespace())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / CONFIG_FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [CONFIG_FILE]
