@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,7 @@ def load_config(config_file: str | PathLike[str] | None = None, options: Sequenc
     """
     cfg = get_cfg()
     add_cellseg_config(cfg)
+    without_value = set(_keys_without_value(cfg))
     if config_file:
         path = fspath(config_file)
         check_bases(Path(path))
@@ -245,10 +246,15 @@ def load_config(config_file: str | PathLike[str] | None = None, options: Sequenc
         raise ConfigError(f"options come as KEY VALUE pairs, not {' '.join(map(str, options))}")
     for key, value in zip(options[::2], options[1::2], strict=True):
         _set_option(cfg, str(key), value)
+    for key in _keys_without_value(cfg):  # yacs takes null for a value of any type
+        if key not in without_value:
+            raise ConfigError(f"{config_file or 'options'}: {key} has no value")
     try:
         complete_config(cfg)
-    except (AttributeError, TypeError) as error:  # yacs takes null, and lists of anything
-        raise ConfigError(f"{config_file or 'options'}: a value of another type: {error}") from error
+    except (AttributeError, TypeError) as error:  # yacs takes lists of anything
+        raise ConfigError(
+            f"{config_file or 'options'}: a value of another type: {error}"
+        ) from error
     if cfg.SOLVER.MAX_EPOCHS > 0:
         for key in _COUNTED_IN_ITERATIONS:
             if key in options[::2]:
@@ -257,6 +263,14 @@ def load_config(config_file: str | PathLike[str] | None = None, options: Sequenc
                     f"{_COUNTED_IN_ITERATIONS[key]}, or add SOLVER.MAX_EPOCHS 0 to count iterations"
                 )
     return cfg
+
+
+def _keys_without_value(node: CN, above: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, CN):
+            yield from _keys_without_value(value, f"{above}{key}.")
+        elif value is None:
+            yield f"{above}{key}"
 
 
 def _set_option(cfg: CN, key: str, value: Any) -> None:
@@ -357,13 +371,32 @@ def _train_from_scratch(cfg: CN) -> None:
 
 def _check_ranges(cfg: CN) -> None:
     """Refuse values that would be found out only after the data or the model is read."""
-    cell, solver = cfg.DATASETS.CELL, cfg.SOLVER
+    cell, solver, test = cfg.DATASETS.CELL, cfg.SOLVER, cfg.TEST
+    stopping = test.EARLY_STOPPING
     requirements = {
         "DATASETS.CELL.INSTANCES": (cell.INSTANCES in ("ids", "components"), "ids or components"),
         "DATASETS.CELL.MIN_AREA": (cell.MIN_AREA >= 1, "at least 1"),
         "DATASETS.CELL.VAL_FRACTION": (0 <= cell.VAL_FRACTION < 1, "at least 0 and below 1"),
         "SOLVER.IMS_PER_BATCH": (solver.IMS_PER_BATCH >= 1, "at least 1"),
         "SOLVER.BASE_LR": (solver.BASE_LR > 0, "above 0"),
+        "SOLVER.ACCUMULATE": (solver.ACCUMULATE >= 1, "at least 1"),
+        "SOLVER.MAX_ITER": (solver.MAX_ITER >= 1, "at least 1"),
+        "SOLVER.MAX_EPOCHS": (solver.MAX_EPOCHS >= 0, "at least 0"),
+        "SOLVER.CHECKPOINT_EPOCHS": (solver.CHECKPOINT_EPOCHS >= 0, "at least 0"),
+        "SOLVER.CHECKPOINT_PERIOD": (solver.CHECKPOINT_PERIOD >= 0, "at least 0"),
+        "SOLVER.KEEP_CHECKPOINTS": (solver.KEEP_CHECKPOINTS >= 0, "at least 0"),
+        "SOLVER.EMA.DECAY": (0 <= solver.EMA.DECAY < 1, "at least 0 and below 1"),
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (
+            solver.CLIP_GRADIENTS.CLIP_VALUE > 0 or not solver.CLIP_GRADIENTS.ENABLED,
+            "above 0",
+        ),
+        "TEST.EVAL_EPOCHS": (test.EVAL_EPOCHS >= 0, "at least 0"),
+        "TEST.EVAL_PERIOD": (test.EVAL_PERIOD >= 0, "at least 0"),
+        "TEST.LOSS_IMAGES": (test.LOSS_IMAGES >= 0, "at least 0"),
+        "TEST.TRAIN_IMAGES": (test.TRAIN_IMAGES >= 0, "at least 0"),
+        "TEST.EARLY_STOPPING.PATIENCE": (stopping.PATIENCE >= 0, "at least 0"),
+        "TEST.EARLY_STOPPING.MIN_GAIN": (stopping.MIN_GAIN >= 0, "at least 0"),
+        "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS >= 0, "at least 0"),
         "SEED": (cfg.SEED >= 0, "at least 0, so that a run can be resumed exactly"),
     }
     for key, (holds, expected) in requirements.items():

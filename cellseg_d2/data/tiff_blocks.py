@@ -225,7 +225,7 @@ def _check_deflate(first: FirstPage, data: bytes, number: int) -> None:
 def _check_lzw(first: FirstPage, data: bytes, number: int) -> None:
     """Refuse what the LZW decoder of imagecodecs does not survive."""
     if first.page.fillorder == 2:
-        data = imagecodecs.bitorder_decode(data)
+        data = bytes(imagecodecs.bitorder_decode(data))
     fault = find_lzw_fault(data)
     if fault is not None:
         raise CellDataError(
