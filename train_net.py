@@ -41,13 +41,18 @@ from cellseg_d2.engine import (
 )
 from cellseg_d2.engine.launch import WorkerError, choose_backend, configured_device, launch
 from cellseg_d2.engine.parallel import log_processes, on_main, require_agreement
-from cellseg_d2.engine.run_folder import begin_run, refuse_second_run, warn_of_changes
+from cellseg_d2.engine.run_folder import (
+    begin_run,
+    refuse_second_run,
+    warn_of_changes,
+    write_config,
+)
 from cellseg_d2.engine.run_record import write_run_record
 from cellseg_d2.evaluation import score_table, write_scores
 from cellseg_d2.evaluation.score_file import SCORE_FILE
 from cellseg_d2.inference import CellPredictor
 from cellseg_d2.inference.evaluation import evaluate_with_predictor, needs_predictor
-from cellseg_d2.machine_faults import explain_disk, explain_run_faults
+from cellseg_d2.machine_faults import explain_run_faults
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -68,8 +73,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     for name in ("fvcore", "detectron2", "cellseg_d2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
     if not args.eval_only:  # the config.yaml there is that of the run that is evaluated
-        with explain_disk(cfg.OUTPUT_DIR, "then give the command again"):
-            begin_run(cfg, args)
+        begin_run(cfg, args)
     log_processes(cfg.MODEL.DEVICE)
     if args.resume and not args.eval_only:
         on_main(lambda: warn_of_changes(cfg))
@@ -87,6 +91,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any]:
             trainer.resume_or_load(resume=args.resume)
             position = (trainer.start_iter, trainer.max_iter, trainer.sampler.epoch_size)
             require_agreement("first iteration, last one and images of an epoch", position)
+            on_main(lambda: write_config(cfg))
             on_main(lambda: write_run_record(cfg, trainer.start_iter))
             results = trainer.train()
         if results:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,6 +14,7 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.projects.point_rend import add_pointrend_config
 
+from .config_checks import check_ranges
 from .config_file import YAML_ERRORS, check_bases
 from .errors import ConfigError
 
@@ -334,7 +334,7 @@ def complete_config(cfg: CN) -> None:
         raise ConfigError(
             f"INPUT.CELL.NORMALIZATION is {cfg.INPUT.CELL.NORMALIZATION!r}; it is config or dataset"
         )
-    _check_ranges(cfg)
+    check_ranges(cfg)
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; it is RGB or BGR")
     if not cfg.MODEL.WEIGHTS:
@@ -367,47 +367,3 @@ def _train_from_scratch(cfg: CN) -> None:
         backbone.FREEZE_AT = 0
     if changes:
         logger.warning('MODEL.WEIGHTS is "": training from scratch, with %s', ", ".join(changes))
-
-
-def _check_ranges(cfg: CN) -> None:
-    """Refuse values that would be found out only after the data or the model is read."""
-    cell, solver, test = cfg.DATASETS.CELL, cfg.SOLVER, cfg.TEST
-    stopping = test.EARLY_STOPPING
-    requirements = {
-        "DATASETS.CELL.INSTANCES": (cell.INSTANCES in ("ids", "components"), "ids or components"),
-        "DATASETS.CELL.MIN_AREA": (cell.MIN_AREA >= 1, "at least 1"),
-        "DATASETS.CELL.VAL_FRACTION": (0 <= cell.VAL_FRACTION < 1, "at least 0 and below 1"),
-        "SOLVER.IMS_PER_BATCH": (solver.IMS_PER_BATCH >= 1, "at least 1"),
-        "SOLVER.BASE_LR": (solver.BASE_LR > 0, "above 0"),
-        "SOLVER.ACCUMULATE": (solver.ACCUMULATE >= 1, "at least 1"),
-        "SOLVER.MAX_ITER": (solver.MAX_ITER >= 1, "at least 1"),
-        "SOLVER.MAX_EPOCHS": (solver.MAX_EPOCHS >= 0, "at least 0"),
-        "SOLVER.CHECKPOINT_EPOCHS": (solver.CHECKPOINT_EPOCHS >= 0, "at least 0"),
-        "SOLVER.CHECKPOINT_PERIOD": (solver.CHECKPOINT_PERIOD >= 0, "at least 0"),
-        "SOLVER.KEEP_CHECKPOINTS": (solver.KEEP_CHECKPOINTS >= 0, "at least 0"),
-        "SOLVER.EMA.DECAY": (0 <= solver.EMA.DECAY < 1, "at least 0 and below 1"),
-        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (
-            solver.CLIP_GRADIENTS.CLIP_VALUE > 0 or not solver.CLIP_GRADIENTS.ENABLED,
-            "above 0",
-        ),
-        "TEST.EVAL_EPOCHS": (test.EVAL_EPOCHS >= 0, "at least 0"),
-        "TEST.EVAL_PERIOD": (test.EVAL_PERIOD >= 0, "at least 0"),
-        "TEST.LOSS_IMAGES": (test.LOSS_IMAGES >= 0, "at least 0"),
-        "TEST.TRAIN_IMAGES": (test.TRAIN_IMAGES >= 0, "at least 0"),
-        "TEST.EARLY_STOPPING.PATIENCE": (stopping.PATIENCE >= 0, "at least 0"),
-        "TEST.EARLY_STOPPING.MIN_GAIN": (stopping.MIN_GAIN >= 0, "at least 0"),
-        "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS >= 0, "at least 0"),
-        "SEED": (cfg.SEED >= 0, "at least 0, so that a run can be resumed exactly"),
-    }
-    for key, (holds, expected) in requirements.items():
-        if not holds:
-            value: Any = cfg
-            for part in key.split("."):
-                value = value[part]
-            raise ConfigError(f"{key} is {value!r}; expected {expected}")
-    try:
-        re.compile(cell.GROUP_PATTERN)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(
-            f"DATASETS.CELL.GROUP_PATTERN {cell.GROUP_PATTERN!r} is no regular expression: {error}"
-        ) from error

@@ -87,7 +87,7 @@ def explain_run_faults(cfg: CfgNode) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise MachineError(
-            f"an evaluation, which sees whole images, does not fit into memory "
+            "the model, or an evaluation of whole images, does not fit into memory "
             f"({_first_line(error)}); lower MODEL.RPN.POST_NMS_TOPK_TEST (now "
             f"{cfg.MODEL.RPN.POST_NMS_TOPK_TEST}), hold out smaller images "
             "(DATASETS.CELL.VAL_NAMES), or train without evaluation (DATASETS.TEST ())"

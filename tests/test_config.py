@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +265,22 @@ def test_norms_that_can_train_are_kept(caplog) -> None:
     assert [r.message for r in caplog.records if "scratch" in r.message] == [
         'MODEL.WEIGHTS is "": training from scratch, with MODEL.BACKBONE.FREEZE_AT 0 instead of 2'
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOLVER.BETAS", "[0.9]"),
+        ("SOLVER.BETAS", "[2.0, 0.9]"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"),
+        ("SOLVER.BASE_LR", "inf"),
+        ("SOLVER.WEIGHT_DECAY", "-1"),
+        ("INPUT.CELL.COPY_PASTE.PROB", "3"),
+        ("DATASETS.CELL.SPLIT_SEED", "-1"),
+        ("TEST.DETECTIONS_PER_IMAGE", "0"),
+        ("TEST.PANOPTIC.SCORE_THRESHOLD", "5"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused_at_once(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{key} is")):
+        load_config(options=[key, value])

@@ -76,6 +76,15 @@ def test_training_ends_with_the_table(run: Path, data: Path, capsys) -> None:
 
 
 @pytest.mark.slow
+def test_a_resume_that_is_refused_leaves_the_runs_config(run: Path, capsys) -> None:
+    saved = (run / "config.yaml").read_bytes()
+    other = ["--config-file", str(run / "config.yaml"), "--resume", "MODEL.FPN.OUT_CHANNELS", "32"]
+    assert train_net.run(other) == 1
+    assert "weights of another model" in capsys.readouterr().err
+    assert (run / "config.yaml").read_bytes() == saved
+
+
+@pytest.mark.slow
 def test_training_and_evaluation_leave_their_scores(run: Path, tmp_path: Path) -> None:
     weights = str(run / "model_final.pth")
     arguments = ["--config-file", str(run / "config.yaml"), "--eval-only"]

@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _strip_prefix_if_present
 
-from ..errors import CellDataError
+from ..errors import CellDataError, ConfigError
 from .files import read_checkpoint, replace_file
 from .misfit import find_misfit
 from .sources import check_weights
@@ -51,6 +51,28 @@ class CellCheckpointer(DetectionCheckpointer):
         self.complete = complete
         self._whole = complete
         self._source = ""
+        self._wanted: set[str] = set()
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the last checkpoint, if that is asked for and there is one, else a file's weights.
+
+        Args:
+            path: ``MODEL.WEIGHTS``.
+            resume: whether to look for a checkpoint.
+
+        Raises:
+            CellDataError: see ``load``; or where ``last_checkpoint`` names a file that is gone.
+        """
+        last = Path(self.get_checkpoint_file())
+        if resume and self.has_checkpoint() and not last.is_file():
+            raise CellDataError(
+                Path(self.save_dir) / "last_checkpoint",
+                f"the name of a file that is not there, {last.name!r}",
+                "the checkpoint to resume from",
+                "write the name of one that is there into it (model_<iteration>.pth)",
+            )
+        checkpoint: dict[str, Any] = super().resume_or_load(path, resume=resume)
+        return checkpoint
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint; see upstream's ``load``.
@@ -58,11 +80,12 @@ class CellCheckpointer(DetectionCheckpointer):
         Args:
             path: file or address; "" loads nothing, where that is allowed (not ``complete``).
             checkpointables: names of what to load beside the model; None, which is to resume, loads
-                all, and then the file must hold the whole model.
+                all, and then the file must hold the whole model and all of them.
 
         Raises:
             CellDataError: for a file that is not given, is missing, cannot be read, asks for code
                 to be run, or does not fit the model.
+            ConfigError: of a checkpointable whose state fits another config.
         """
         if self.complete and not path:
             raise CellDataError(
@@ -71,9 +94,11 @@ class CellCheckpointer(DetectionCheckpointer):
                 "a trained model's weights",
                 "add MODEL.WEIGHTS path/to/model_final.pth to the command",
             )
+        resuming = checkpointables is None
         check_weights(path, trained=self.complete)
         self._source = path
-        self._whole = self.complete or checkpointables is None
+        self._whole = self.complete or resuming
+        self._wanted = set(self.checkpointables) if resuming else set()
         try:
             checkpoint: dict[str, Any] = super().load(path, checkpointables=checkpointables)
         except OSError as error:
@@ -83,7 +108,7 @@ class CellCheckpointer(DetectionCheckpointer):
                 "a checkpoint",
                 "check the path, and for an address the network",
             ) from error
-        except CellDataError:
+        except (CellDataError, ConfigError):
             raise
         # What optimizers, schedulers and models make of a state that is none of theirs.
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -155,6 +180,14 @@ class CellCheckpointer(DetectionCheckpointer):
         return read_checkpoint(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if missing := sorted(self._wanted - checkpoint.keys()):
+            raise CellDataError(
+                self._source,
+                f"weights without what a resumed run needs ({', '.join(missing)})",
+                "a checkpoint",
+                "resume from a model_<iteration>.pth, or name the file in MODEL.WEIGHTS to start "
+                "a new training from it, in a folder of its own",
+            )
         from_caffe2 = checkpoint.get("__author__") == "Caffe2"
         weights = self._rename(checkpoint, from_caffe2)
         misfit = find_misfit(self.model, weights, absorbed_statistics=from_caffe2)

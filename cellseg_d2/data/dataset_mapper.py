@@ -197,10 +197,10 @@ def build_instances(
 
 
 def refuse_unsupported(cfg: CfgNode) -> None:
-    """Refuse upstream options that the mapper would otherwise ignore in silence.
+    """Refuse upstream options that would otherwise be ignored in silence.
 
     Raises:
-        ValueError: naming the key, its value and what to use instead.
+        ConfigError: naming the key, its value and what to use instead.
     """
     wanted = {
         "INPUT.RANDOM_FLIP": (cfg.INPUT.RANDOM_FLIP, "none", "flips belong to INPUT.CELL.RECIPE"),
@@ -222,6 +222,27 @@ def refuse_unsupported(cfg: CfgNode) -> None:
             False,
             "grouping buffers samples, and a run could not resume exactly",
         ),
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS": (
+            cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            False,
+            "images without cells are good background",
+        ),
+        "DATALOADER.SAMPLER_TRAIN": (
+            cfg.DATALOADER.SAMPLER_TRAIN,
+            "TrainingSampler",
+            "rare classes belong to DATASETS.CELL.REPEAT_THRESHOLD",
+        ),
+        "SOLVER.REFERENCE_WORLD_SIZE": (
+            cfg.SOLVER.REFERENCE_WORLD_SIZE,
+            0,
+            "the batch of all processes together is SOLVER.IMS_PER_BATCH",
+        ),
+        "TEST.PRECISE_BN.ENABLED": (
+            cfg.TEST.PRECISE_BN.ENABLED,
+            False,
+            "averaged weights belong to SOLVER.EMA",
+        ),
+        "TEST.AUG.ENABLED": (cfg.TEST.AUG.ENABLED, False, "it belongs to TEST.TTA"),
     }
     for key, (value, expected, reason) in wanted.items():
         if value != expected:

@@ -58,7 +58,8 @@ class CurveHook(HookBase):
         self._draw()
 
     def _draw(self) -> None:
-        if not self.metrics.is_file():
+        # The writer opens the file before there is a row.
+        if not self.metrics.is_file() or not self.metrics.stat().st_size:
             return
         try:
             plot_metrics({self.metrics.parent.name: self.metrics}, self.picture)

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, get_cfg
 
+from ..config import load_config
 from ..errors import ConfigError
 from .rank_process import PATIENCE, Job, run_rank
 
@@ -138,9 +139,13 @@ def configured_device(config_file: str, options: Sequence[str]) -> str:
     who asks for several GPUs is to be told that there are none.
 
     Args:
-        config_file: one that ``load_config`` accepts, or "".
+        config_file: a YAML file, or "".
         options: keys and values in turn, over the file's.
+
+    Raises:
+        ConfigError: for what ``load_config`` refuses.
     """
+    load_config(config_file, options)
     device: str = get_cfg().MODEL.DEVICE
     if config_file:
         device = CfgNode.load_yaml_with_base(config_file).get("MODEL", {}).get("DEVICE", device)

@@ -58,28 +58,34 @@ def refuse_second_run(output_dir: str | PathLike[str], resume: bool) -> None:
 
 
 def begin_run(cfg: CfgNode, args: Namespace) -> None:
-    """Log what is run, write ``config.yaml``, and seed: Detectron2's ``default_setup``.
-
-    That one empties the ``config.yaml`` of a run that is gone on with before it writes it anew, and
-    where the disk is full or the process is killed, the run has lost its config. Here the file is
-    replaced once the new one is whole.
+    """Log what is run, and seed; with ``write_config``, Detectron2's ``default_setup``.
 
     Args:
-        cfg: of the run; its ``OUTPUT_DIR`` is there, and the loggers are set up.
+        cfg: of the run; the loggers are set up.
         args: the command line's.
+    """
+    logger.info("Environment:\n%s", collect_env_info())
+    logger.info("Command line: %s", args)
+    logger.info("Config:\n%s", cfg.dump())
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def write_config(cfg: CfgNode) -> None:
+    """Write ``config.yaml`` into ``OUTPUT_DIR``, once the checkpoint to resume from has fitted it.
+
+    Detectron2 empties the ``config.yaml`` of a run that is gone on with before it writes it anew,
+    and that at once: where the disk is full, the process is killed, or the config turns out to be
+    another model's, the run has lost its own.
+
+    Args:
+        cfg: of the run.
 
     Raises:
         OSError: where the file cannot be written.
     """
-    logger.info("Environment:\n%s", collect_env_info())
-    logger.info("Command line: %s", args)
-    text = cfg.dump()
-    logger.info("Config:\n%s", text)
-    if comm.is_main_process():
-        with replace_file(Path(cfg.OUTPUT_DIR) / CONFIG_FILE) as file:
-            file.write(text.encode())
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    with replace_file(Path(cfg.OUTPUT_DIR) / CONFIG_FILE) as file:
+        file.write(cfg.dump().encode())
 
 
 def warn_of_changes(cfg: CfgNode) -> None:

@@ -18,6 +18,7 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from ..checkpoint import CellCheckpointer
 from ..data.loader import FaultRaisingLoader, StreamSampler
+from ..errors import ConfigError
 from ..evaluation import CellEvaluator
 from ..machine_faults import explain_training_memory
 from .best_model import AVERAGED, TRAINING, BestModel, best_metric
@@ -224,8 +225,14 @@ class CellTrainer(DefaultTrainer):
         Raises:
             CellDataError: for weights that are missing, unsafe to load, or not this model's; see
                 ``CellCheckpointer``.
+            ConfigError: for a checkpoint of more iterations than are to be trained.
         """
         super().resume_or_load(resume)
+        if self.start_iter > self.max_iter:
+            raise ConfigError(
+                f"the run has {self.start_iter} iterations behind it, and the config asks for "
+                f"{self.max_iter}: raise SOLVER.MAX_EPOCHS or MAX_ITER, or leave it as it is"
+            )
         self.resumed = resume
         self.sampler.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
         if self.evaluation.best.out_of_patience:

@@ -55,18 +55,21 @@ def _total(metrics: Metrics) -> list[Line]:
     lines = []
     if "total_loss" in metrics:
         lines.append(Line("training", metrics["total_loss"]))
-    if "val/total_loss" in metrics:
-        lines.append(Line("validation", metrics["val/total_loss"], measured=True))
+    for key, series in metrics.items():
+        if match := re.fullmatch(r"(?:(.+)/)?val/total_loss", key):
+            name = f"validation, {match[1]}" if match[1] else "validation"
+            lines.append(Line(name, series, measured=True))
     return lines
 
 
 def _matching(pattern: str, measured: bool = False) -> Callable[[Metrics], list[Line]]:
-    """The metrics whose whole name fits, called by the pattern's first group."""
+    """The metrics whose whole name fits, called by the pattern's groups."""
     compiled = re.compile(pattern)
 
     def lines(metrics: Metrics) -> list[Line]:
         found = ((compiled.fullmatch(key), series) for key, series in metrics.items())
-        return [Line(match[1], series, measured) for match, series in found if match]
+        named = ((match and " ".join(filter(None, match.groups())), s) for match, s in found)
+        return [Line(name, series, measured) for name, series in named if name]
 
     return lines
 
@@ -115,7 +118,7 @@ PANELS = (
     Panel("Total loss", "loss", _total, color_by_run=True),
     Panel("Learning rate", "rate", _matching("(lr)"), color_by_run=True),
     Panel("Training loss by part", "loss", _matching(r"(loss_\w+)")),
-    Panel("Validation loss by part", "loss", _matching(r"val/(loss_\w+)", measured=True)),
+    Panel("Validation loss by part", "loss", _matching(r"(?:(.+)/)?val/(loss_\w+)", measured=True)),
     Panel("Mask AP, validation", "percent", _validation("segm", "(AP|AP50|AP75)")),
     Panel("Mask AP by class, validation", "percent", _validation("segm", "AP-(.+)")),
     Panel("Mask AP by weights and images", "percent", _compared(("AP50", "AP"))),

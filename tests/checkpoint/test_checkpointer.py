@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from cellseg_d2 import CellDataError, load_config
+from cellseg_d2 import CellDataError, ConfigError, load_config
 from cellseg_d2.checkpoint import CellCheckpointer
 from cellseg_d2.inference import CellPredictor
 
@@ -249,8 +249,31 @@ def test_resuming_needs_the_whole_model_and_its_file(tmp_path: Path) -> None:
     with pytest.raises(CellDataError, match=r"m\.pth.*1 missing in the file \(bias\)"):
         CellCheckpointer(nn.Linear(2, 3), str(tmp_path)).resume_or_load("", resume=True)
     (tmp_path / "m.pth").unlink()
-    with pytest.raises(CellDataError, match=r"m\.pth: found no such file"):
+    with pytest.raises(CellDataError, match=r"last_checkpoint: found .* not there, 'm\.pth'"):
         CellCheckpointer(nn.Linear(2, 3), str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_weights_alone_are_not_resumed_from(tmp_path: Path) -> None:
+    saved, model = nn.Linear(2, 3), nn.Linear(2, 3)
+    CellCheckpointer(saved, str(tmp_path)).save_weights("model_best", saved.state_dict())
+    (tmp_path / "last_checkpoint").write_text("model_best.pth")
+    checkpointer = CellCheckpointer(model, str(tmp_path), trainer=Counter(0))
+    with pytest.raises(CellDataError, match=r"model_best\.pth: .*a resumed run needs \(trainer\)"):
+        checkpointer.resume_or_load("", resume=True)
+    assert not torch.equal(model.weight, saved.weight)
+    checkpointer.resume_or_load(str(tmp_path / "model_best.pth"), resume=False)
+    assert torch.equal(model.weight, saved.weight)
+
+
+def test_a_state_of_another_config_is_told_in_its_own_words(tmp_path: Path) -> None:
+    class Picky(Counter):
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            raise ConfigError("set KEY")
+
+    CellCheckpointer(nn.Linear(2, 3), str(tmp_path), counter=Counter(1)).save("m")
+    checkpointer = CellCheckpointer(nn.Linear(2, 3), str(tmp_path), counter=Picky(0))
+    with pytest.raises(ConfigError, match="^set KEY$"):
+        checkpointer.resume_or_load("", resume=True)
 
 
 def test_an_interrupted_save_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch) -> None:

@@ -101,13 +101,17 @@ def test_a_full_disk_stops_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyP
         trainer.train(0, 6)
 
 
-def test_a_run_without_metrics_draws_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_run_without_metrics_draws_nothing(tmp_path: Path, caplog, opened: bool) -> None:
+    if opened:
+        (tmp_path / "metrics.json").touch()
     hook = CurveHook(tmp_path / "metrics.json", tmp_path / "curves.png")
     with EventStorage() as storage:
         hook.trainer = SimpleNamespace(iter=0, storage=storage)
         hook.after_step()
         hook.after_train()
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "curves.png").exists()
+    assert not caplog.records, "no traceback over the error that ended the run"
 
 
 def test_the_hooks_of_a_run_report_on_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -138,6 +138,12 @@ def test_a_finished_run_is_not_evaluated_again(tiny, train, scored) -> None:
     assert again.evaluation.results == {"segm": {"AP50": 6.0}}
 
 
+def test_a_run_that_is_beyond_its_end_is_refused(tiny, train, scored) -> None:
+    train(tiny(), scored([5.0, 7.0, 6.0]))
+    with pytest.raises(ConfigError, match="has 6 iterations behind it, and the config asks for 3"):
+        train(tiny("SOLVER.MAX_ITER", 3), scored([]), resume=True)
+
+
 def test_killed_before_the_final_model_it_is_written_on_resuming(tiny, train, scored, same) -> None:
     kind = scored([5.0, 7.0, 6.0])
     whole, cut = tiny(output="whole"), tiny(output="cut")

@@ -200,6 +200,9 @@ def test_backend_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_device_is_the_one_asked_for(tmp_path: Path, repository: Path) -> None:
     base = repository / "configs" / "mask_rcnn_R_18_FPN_small.yaml"
     saved = tmp_path / "config.yaml"
+    saved.write_text("MODEL:\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        configured_device(str(saved), [])
     saved.write_text("MODEL:\n  DEVICE: cpu\n")
     assert configured_device("", []) == "cuda"
     assert configured_device(str(base), ["SEED", "1"]) == "cuda"

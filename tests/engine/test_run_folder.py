@@ -24,6 +24,7 @@ from cellseg_d2.engine.run_folder import (
     read_record,
     refuse_second_run,
     warn_of_changes,
+    write_config,
 )
 
 
@@ -102,6 +103,7 @@ def test_a_damaged_record_is_an_error(tmp_path: Path, content: str) -> None:
 def test_a_run_begins_with_its_config_and_seed(tmp_path: Path) -> None:
     cfg = load_config(options=["OUTPUT_DIR", str(tmp_path), "SEED", 7])
     begin_run(cfg, Namespace(resume=False))
+    write_config(cfg)
     assert yaml.safe_load((tmp_path / CONFIG_FILE).read_text()) == yaml.safe_load(cfg.dump())
     drawn = torch.rand(3)
     begin_run(cfg, Namespace(resume=True))
@@ -110,14 +112,14 @@ def test_a_run_begins_with_its_config_and_seed(tmp_path: Path) -> None:
 
 def test_a_run_that_is_gone_on_with_on_a_full_disk_keeps_its_config(tmp_path: Path) -> None:
     cfg = load_config(options=["OUTPUT_DIR", str(tmp_path)])
-    begin_run(cfg, Namespace())
+    write_config(cfg)
     before = (tmp_path / CONFIG_FILE).read_bytes()
     cfg.SEED = 3
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError):
-            begin_run(cfg, Namespace())
+            write_config(cfg)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / CONFIG_FILE).read_bytes() == before

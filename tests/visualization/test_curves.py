@@ -101,6 +101,21 @@ def test_metrics_of_a_named_data_set_are_found(tmp_path: Path, panels: dict[str,
     assert line.get_ydata().tolist() == [40.0]
 
 
+def test_losses_on_several_validation_sets_are_drawn(
+    tmp_path: Path, panels: dict[str, Axes]
+) -> None:
+    path = tmp_path / "metrics.json"
+    record = {"iteration": 9, "total_loss": 3, "a/val/total_loss": 1, "b/val/total_loss": 2}
+    path.write_text(json.dumps(record | {"a/val/loss_mask": 4, "b/val/loss_mask": 5}) + "\n")
+    plot_metrics({"run": path}, tmp_path / "curves.png")
+    assert legend_of(panels["Total loss"]) == ["training", "validation, a", "validation, b"]
+    losses = panels["Validation loss by part"].get_lines()
+    assert {line.get_label(): line.get_ydata().tolist() for line in losses} == {
+        "a loss_mask": [4.0],
+        "b loss_mask": [5.0],
+    }
+
+
 def test_scores_of_other_weights_images_and_tasks_are_kept_apart(
     tmp_path: Path, panels: dict[str, Axes]
 ) -> None:
