@@ -13,6 +13,7 @@ named at the end, and no submission is written.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -76,7 +77,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _split_at_key(values: list[str]) -> tuple[list[str], list[str]]:
     """Part what a list option took too much: the first config key, and all after it."""
     for index, value in enumerate(values):
-        if _CONFIG_KEY.fullmatch(value):
+        # A camera's IMG_1.TIF is spelled like a key.
+        if _CONFIG_KEY.fullmatch(value) and not os.path.exists(value):
             return values[:index], values[index:]
     return values, []
 

@@ -27,7 +27,7 @@ from tabulate import tabulate
 
 from cellseg_d2 import CellDataError, ConfigError, load_config
 from cellseg_d2.engine import check_evaluation_sets, register_datasets
-from cellseg_d2.inference.tuned_config import tune_config, write_tuned_config
+from cellseg_d2.inference.tuned_config import check_tuned_path, tune_config, write_tuned_config
 from cellseg_d2.inference.tuning import KEYS, Grid, Trial
 
 
@@ -93,6 +93,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     setup_logger(name="cellseg_d2")
     try:
         cfg = load_config(args.config_file, args.opts)
+        output = args.output or Path(cfg.OUTPUT_DIR)
+        check_tuned_path(output, args.config_file)
         register_datasets(cfg)
         check_evaluation_sets(cfg)
         names = list(cfg.DATASETS.TEST)
@@ -106,7 +108,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             f"{trial.objective} {trial.result:.1f}" for trial in (chosen[-2], chosen[-1])
         )
         note = f"Thresholds tuned on {len(dicts)} images of {', '.join(names)}: {results}."
-        output = args.output or Path(cfg.OUTPUT_DIR)
         path = write_tuned_config(output, args.config_file, cfg, args.opts, values, note)
     except (CellDataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -19,7 +19,7 @@ from ..data import read_image
 from ..data.config_reader import reading_options
 from ..data.layout import image_name
 from ..data.tiff_window import ArrayWindows, ImageWindows, open_windows
-from ..errors import CellDataError
+from ..errors import CellDataError, ConfigError
 from ..visualization.overlay import open_prediction_overlay
 from .cells import select_cells
 from .geojson import open_geojson
@@ -70,11 +70,16 @@ class ImageOutputs:
         cfg: says how images are read, and names the classes.
         options: what is written.
         parts: where the entries of the submission go.
+
+    Raises:
+        ConfigError: for a model without masks.
     """
 
     def __init__(
         self, output_dir: str | PathLike[str], cfg: CfgNode, options: OutputOptions, parts: Parts
     ) -> None:
+        if not cfg.MODEL.MASK_ON:
+            raise ConfigError("all that is written is made of masks, and MODEL.MASK_ON is False")
         self._folder, self._options, self._parts = Path(output_dir), options, parts
         self._class_names: list[str] = list(cfg.DATASETS.CELL.CLASS_NAMES)
         self._reading = reading_options(cfg)

@@ -82,6 +82,21 @@ def loosen(cfg: CfgNode, grid: Grid) -> CfgNode:
     return loose
 
 
+def check_tuned_path(output: str | PathLike[str], config_file: str | PathLike[str]) -> Path:
+    """Return where ``tuned.yaml`` goes in a folder.
+
+    Raises:
+        ConfigError: where it is the config file itself, which would become its own base.
+    """
+    path = Path(output).resolve() / TUNED_CONFIG
+    if path == Path(config_file).resolve():
+        raise ConfigError(
+            f"{config_file} would be replaced by a config that builds on it: name another folder "
+            "(--output), or tune the config that it was made from"
+        )
+    return path
+
+
 def write_tuned_config(
     output: str | PathLike[str],
     config_file: str | PathLike[str],
@@ -104,20 +119,22 @@ def write_tuned_config(
 
     Returns:
         The file's path.
+
+    Raises:
+        ConfigError: see ``check_tuned_path``.
     """
-    output = Path(output).resolve()
+    path = check_tuned_path(output, config_file)
     weights = Path(cfg.MODEL.WEIGHTS)
     stored = {key: get_value(cfg, key) for key in options[::2]}
     stored["MODEL.WEIGHTS"] = str(weights.resolve() if weights.is_file() else cfg.MODEL.WEIGHTS)
     stored |= values
-    tree: dict[str, Any] = {"_BASE_": os.path.relpath(Path(config_file).resolve(), output)}
+    tree: dict[str, Any] = {"_BASE_": os.path.relpath(Path(config_file).resolve(), path.parent)}
     for key, value in stored.items():
         node = tree
         *parents, last = key.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
-    path = output / TUNED_CONFIG
     text = f"# {note}\n" + yaml.safe_dump(tree, sort_keys=False)
     with replace_file(path) as file:
         file.write(text.encode())

@@ -31,7 +31,8 @@ def predict(
     dicts: list[dict], output: Path, predictor: DiscPredictor, options: OutputOptions = FILES
 ) -> tuple[Path, Path]:
     parts = Parts(output, "run")
-    outputs = ImageOutputs(output, load_config(), options, parts)
+    cfg = load_config(options=["MODEL.MASK_ON", "True"])
+    outputs = ImageOutputs(output, cfg, options, parts)
     return predict_folder(dicts, lambda: predictor, outputs, parts, output)
 
 

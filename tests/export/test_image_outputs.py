@@ -13,7 +13,7 @@ import pytest
 from detectron2.structures import Instances
 from PIL import Image
 
-from cellseg_d2 import load_config
+from cellseg_d2 import ConfigError, load_config
 from cellseg_d2.data import read_image, read_label_map
 from cellseg_d2.export.image_outputs import ImageOutputs, OutputOptions
 from cellseg_d2.export.parts import Parts
@@ -30,7 +30,8 @@ def outputs_of(
     folder: Path, options: OutputOptions = ALL, overrides: tuple[str, ...] = ()
 ) -> tuple[ImageOutputs, Parts]:
     parts = Parts(folder, "run")
-    return ImageOutputs(folder, load_config(None, overrides), options, parts), parts
+    cfg = load_config(None, ("MODEL.MASK_ON", "True", *overrides))
+    return ImageOutputs(folder, cfg, options, parts), parts
 
 
 def answer(item: dict) -> Instances:
@@ -75,6 +76,11 @@ def test_all_files_tell_of_the_same_cells(tmp_path: Path) -> None:
     drawn = draw_predictions(read_image(item["file_name"]), shown)
     with Image.open(tmp_path / "overlays" / "tile_0000.png") as picture:
         assert np.array_equal(np.asarray(picture), drawn)
+
+
+def test_a_model_without_masks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="MASK_ON"):
+        outputs_of(tmp_path, overrides=("MODEL.MASK_ON", "False"))
 
 
 def test_only_what_is_asked_for_is_written(tmp_path: Path) -> None:

@@ -99,6 +99,14 @@ def test_faults_are_one_line(tool, run_folder, options, status, message, capsys)
     assert error.startswith("error: ") and message in error
 
 
+def test_a_tuned_config_does_not_replace_itself(tool, run_folder, tmp_path, capsys) -> None:
+    config = tmp_path / "tuned.yaml"
+    config.write_text((run_folder / "config.yaml").read_text())
+    before = config.read_text()
+    assert tool.run(["--config-file", str(config), "--output", str(tmp_path)]) == 2
+    assert "--output" in capsys.readouterr().err and config.read_text() == before
+
+
 @pytest.mark.parametrize("options", [["--nms", "a"], ["--scores", "-1"], ["--caps", "1.5"], []])
 def test_wrong_usage(tool: ModuleType, options: list[str], capsys) -> None:
     arguments = [] if not options else ["--config-file", "x.yaml", *options]

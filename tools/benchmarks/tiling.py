@@ -80,7 +80,9 @@ def overhead() -> Iterator[Comparison | Figure]:
         our_memory=our_memory,
     )
     covered = sum(grid.rows.ends - grid.rows.starts) * sum(grid.columns.ends - grid.columns.starts)
-    yield Figure(f"{_GOAL_SIDE}x{_GOAL_SIDE}: pixels of all tiles", covered / _GOAL_SIDE**2, "x")
+    yield Figure(
+        f"{_GOAL_SIDE}x{_GOAL_SIDE}: pixels of all tiles", float(covered) / _GOAL_SIDE**2, "x"
+    )
     yield Figure(f"{_GOAL_SIDE}x{_GOAL_SIDE}, whole", 1 / whole_seconds, "images/s")
     yield Figure(f"{_GOAL_SIDE}x{_GOAL_SIDE}, tiled", 1 / tiled_seconds, "images/s")
 
