@@ -12,8 +12,8 @@ from .rle_counts import decode_counts, foreground_spans, tight_box
 
 _FIELDS = ("image_id", "bbox", "score", "category_id", "segmentation")
 _MASK_FIELDS = ("size", "counts")
-# Larger than any image that is read whole.
-_MAX_PIXELS = 100_000_000
+# Run lengths are counted in 32 bits; slides that are predicted in tiles come near.
+_MAX_PIXELS = 2**32 - 1
 
 # The box that a box head predicts holds the mask that was pasted into it, but for the rounding of
 # pixels, and may be looser than the mask's own.

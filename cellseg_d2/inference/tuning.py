@@ -97,8 +97,9 @@ def tune(
 
     ``segm/AP50`` decides on NMS, mask NMS, the cap and the score threshold, in this order;
     ``panoptic/PQ`` on the score from which cells belong to a label map. Of NMS and label maps the
-    best value is taken; of the others the one that leaves the fewest cells among those within
-    ``TOLERANCE`` of the best, since AP alone would never drop a cell.
+    best value is taken. Of mask NMS and the score it is the one that leaves the fewest cells among
+    those within ``TOLERANCE`` of the best, since AP alone would never drop a cell; of the caps it
+    is the highest of these, for images that hold more cells.
 
     Args:
         run_model: from an NMS threshold to the answers for all images, in the order of ``dicts``:
@@ -135,7 +136,9 @@ def tune(
         for value in getattr(grid, name):
             shown = _apply(best, _changed(thresholds, name, value))
             tried.append(judge.by_ap50(name, value, shown))
-        chosen = _fewest_cells(tried, TOLERANCE)
+        # A cap saves nothing where cells are few, and takes from images that hold more than these.
+        choose = _highest if name == "cap" else _fewest_cells
+        chosen = choose(tried, TOLERANCE)
         thresholds = _changed(thresholds, name, chosen.value)
         trials += [replace(trial, chosen=trial is chosen) for trial in tried]
         logger.info("%s %g: AP50 %.1f", KEYS[name], chosen.value, chosen.result)
@@ -178,6 +181,11 @@ def _fewest_cells(trials: Sequence[Trial], tolerance: float) -> Trial:
     best = max(trial.result for trial in trials)
     equal = [trial for trial in trials if trial.result >= best - tolerance]
     return min(equal, key=lambda trial: trial.cells)
+
+
+def _highest(trials: Sequence[Trial], tolerance: float) -> Trial:
+    best = max(trial.result for trial in trials)
+    return max((t for t in trials if t.result >= best - tolerance), key=lambda trial: trial.value)
 
 
 class _Judge:

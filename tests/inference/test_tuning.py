@@ -87,8 +87,9 @@ def test_choices(dicts: list[dict]) -> None:
     grid = Grid((0.3, 0.5), (0.5, 1.0), (5, 20, 60), (0.01, 0.2, 0.5), (0.2, 0.4, 0.9))
     chosen, trials = tune(run_model, dicts, [f"class{i}" for i in range(1, 5)], start, grid)
     # Doubles cost nothing in AP50, as every cell has its match before them. To drop them costs
-    # nothing either, so that they go: by mask NMS, and then there is nothing left to cap.
-    assert chosen == Thresholds(nms=0.5, mask_nms=0.5, cap=20, score=0.01, label_score=0.2)
+    # nothing either, so that they go: by mask NMS, and then there is nothing left to cap. The cap
+    # stays the highest, for images that hold more cells than these.
+    assert chosen == Thresholds(nms=0.5, mask_nms=0.5, cap=60, score=0.01, label_score=0.2)
     assert [(t.name, t.value) for t in trials if t.chosen] == [
         (name, getattr(chosen, name)) for name in KEYS
     ]
