@@ -61,7 +61,7 @@ SUBMISSIONS = {
     ),
     "a mask of 10^18 pixels": (
         changed(segmentation={"size": [10**9, 10**9], "counts": "0"}),
-        "more than 100000000 pixels",
+        "more than 4294967295 pixels",
     ),
     "a score that is no number": (changed(score=float("nan")), "finite"),
     "a box without end": (changed(bbox=[0, 0, float("inf"), 1]), "finite"),

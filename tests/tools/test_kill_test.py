@@ -144,8 +144,15 @@ def test_a_run_that_fails_to_go_on_is_found(tool: ModuleType, tmp_path: Path) ->
     failing = job(tool, fail)
     with pytest.raises(tool.Difference, match="status 3"):
         tool.run(failing, tmp_path / "fake")
-    killed, seconds = tool.run(failing, tmp_path / "other", kill_after=0.03)
-    assert killed and 0.03 <= seconds < 0.1
+
+
+def test_a_run_is_killed_after_so_much_work(tool: ModuleType, tmp_path: Path) -> None:
+    def never_end(folder: Path) -> int:
+        while True:
+            work(0.1)
+
+    killed, seconds = tool.run(job(tool, never_end), tmp_path / "endless", kill_after=0.03)
+    assert killed and seconds >= 0.03
 
 
 @pytest.mark.parametrize(
