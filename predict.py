@@ -24,7 +24,7 @@ from detectron2.utils.logger import setup_logger
 
 from cellseg_d2 import CellDataError, ConfigError, load_config
 from cellseg_d2.data import load_image_dicts, read_id_map
-from cellseg_d2.engine.launch import WorkerError, choose_backend, configured_device, launch
+from cellseg_d2.engine.launch import WorkerError, launch_job
 from cellseg_d2.export.folder import predict_folder
 from cellseg_d2.export.image_outputs import ImageOutputs, OutputOptions
 from cellseg_d2.export.parts import Parts, run_fingerprint
@@ -109,21 +109,8 @@ def main(args: argparse.Namespace) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = parse(arguments)
-    several = args.num_gpus * args.num_machines > 1
     try:
-        backend = "gloo"
-        if several:
-            device = configured_device(args.config_file, args.opts)
-            backend = choose_backend(device, args.num_gpus)
-        launch(
-            main,
-            args.num_gpus,
-            args.num_machines,
-            args.machine_rank,
-            args.dist_url,
-            args=(args,),
-            backend=backend,
-        )
+        launch_job(main, args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -39,7 +39,7 @@ from cellseg_d2.engine import (
     normalize_by_dataset,
     register_datasets,
 )
-from cellseg_d2.engine.launch import WorkerError, choose_backend, configured_device, launch
+from cellseg_d2.engine.launch import WorkerError, launch_job
 from cellseg_d2.engine.parallel import log_processes, on_main, require_agreement
 from cellseg_d2.engine.run_folder import (
     begin_run,
@@ -114,29 +114,12 @@ def evaluate(cfg: CfgNode, resume: bool) -> Mapping[str, Any]:
     return CellTrainer.test(cfg, model)
 
 
-def launch_job(args: argparse.Namespace) -> None:
-    """Run the job in as many processes as the command line asks for."""
-    backend = "gloo"
-    if args.num_gpus * args.num_machines > 1:
-        device = configured_device(args.config_file, args.opts)
-        backend = choose_backend(device, args.num_gpus)
-    launch(
-        main,
-        args.num_gpus,
-        args.num_machines,
-        args.machine_rank,
-        args.dist_url,
-        args=(args,),
-        backend=backend,
-    )
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run the job; return the exit status."""
     parser = default_argument_parser(epilog=__doc__)
     parser.set_defaults(dist_url="auto")
     try:
-        launch_job(parser.parse_args(arguments))
+        launch_job(main, parser.parse_args(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ A rank that dies ends the job: the launcher notices, ends the others and says wh
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import multiprocessing.connection
 import signal
@@ -234,3 +235,23 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def launch_job(main: Callable[..., Any], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in as many processes as a script's command line asks for.
+
+    Args:
+        main: of one process; a function of a module, so that it can be pickled.
+        args: ``config_file``, ``opts``, ``num_gpus``, ``num_machines``, ``machine_rank`` and
+            ``dist_url``.
+
+    Raises:
+        ConfigError: for processes that the machine or the config does not allow.
+        WorkerError: where a process died; and whatever ``launch`` hands on.
+    """
+    backend = "gloo"
+    if args.num_gpus * args.num_machines > 1:
+        device = configured_device(args.config_file, args.opts)
+        backend = choose_backend(device, args.num_gpus)
+    machines = (args.num_machines, args.machine_rank, args.dist_url)
+    launch(main, args.num_gpus, *machines, args=(args,), backend=backend)
