@@ -188,7 +188,7 @@ def add_cellseg_config(cfg: CN) -> None:
     cfg.SOLVER.KEEP_CHECKPOINTS = 3
     # Batches whose gradients are added up for one update; an iteration is one update.
     cfg.SOLVER.ACCUMULATE = 1
-    # What AMP computes in: "float16" or "bfloat16".
+    # What AMP computes in: "float16", on CUDA only, or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
     # Compile the backbone with torch.compile.
     cfg.SOLVER.COMPILE = False

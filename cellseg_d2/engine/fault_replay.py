@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from ..config import add_cellseg_config
 from .fault_dump import read_fault
 from .gradients import add_gradients
-from .train_step import AMP_DTYPES
+from .train_step import use_amp
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ def replay(path: str | PathLike[str], device: str = "") -> Replay:
     model = build_model(cfg)
     model.load_state_dict(fault["model"])
     model.train()
-    on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
-    amp = AMP_DTYPES[fault["amp"]] if fault["amp"] and on_cuda else None
+    amp = use_amp(bool(fault["amp"]), cfg.MODEL.DEVICE, fault["amp"] or "float16")
     losses: list[dict[str, float]] = []
     factor = 1 / len(fault["batches"])
     try:

@@ -33,7 +33,8 @@ def add_gradients(
         The losses by name, detached, not multiplied.
     """
     torch.manual_seed(seed)
-    with torch.autocast("cuda", dtype=amp, enabled=amp is not None):
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, dtype=amp, enabled=amp is not None):
         losses = model(samples)
         total = sum(losses.values()) * factor
     (total if scaler is None else scaler.scale(total)).backward()

@@ -59,10 +59,10 @@ class CellTrainer(DefaultTrainer):
     """``DefaultTrainer`` for cells.
 
     Compared with upstream: batches come from a ``StreamSampler``; training may be counted in
-    epochs; SGD, Adam and AdamW, cosine to a floor, total-norm clipping; AMP turns itself off
-    without CUDA; a run that was killed and is resumed ends with the same weights (0.6 does not even
-    restore the optimizer); evaluation is built in, with the losses on validation images, an average
-    of the weights, the best model and early stopping.
+    epochs; SGD, Adam and AdamW, cosine to a floor, total-norm clipping; AMP in float16 turns
+    itself off without CUDA; a run that was killed and is resumed ends with the same weights (0.6
+    does not even restore the optimizer); evaluation is built in, with the losses on validation
+    images, an average of the weights, the best model and early stopping.
 
     Args:
         cfg: complete (``load_config``) and with its data sets registered.

@@ -408,29 +408,41 @@ def test_only_float16_is_scaled(dtype: torch.dtype | None) -> None:
     assert not TrainStep(model, batches(), optimizer, amp=dtype).scaler.is_enabled()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_mixed_precision_trains(dtype: torch.dtype) -> None:
-    model = Model().cuda()
-    stream = [batch.cuda() for batch in batches()]
+GPU_MARKS = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.bfloat16),
+        pytest.param("cuda", torch.bfloat16, marks=GPU_MARKS),
+        pytest.param("cuda", torch.float16, marks=GPU_MARKS),
+    ],
+)
+def test_mixed_precision_trains(device: str, dtype: torch.dtype) -> None:
+    model = Model().to(device)
+    stream = [batch.to(device) for batch in batches()]
     step = TrainStep(model, stream, torch.optim.SGD(model.parameters(), 1e-3), amp=dtype)
     assert step.scaler.is_enabled() == (dtype == torch.float16)
     seen = []
     model.linear.register_forward_hook(lambda *arguments: seen.append(arguments[2].dtype))
     run(step, range(4))
     assert seen == [dtype] * 4
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-def test_amp_turns_itself_off_without_cuda_and_says_so(caplog) -> None:
-    for dtype in ("float16", "bfloat16"):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            assert use_amp(True, "cpu", dtype) is None
-        assert "SOLVER.AMP.ENABLED" in caplog.text
+def test_float16_turns_itself_off_without_cuda_and_says_so(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert use_amp(True, "cpu", "bfloat16") == torch.bfloat16
+        assert not caplog.text
+        assert use_amp(True, "cpu", "float16") is None
+    assert "SOLVER.AMP.ENABLED" in caplog.text
     assert use_amp(True, "cuda:0") == torch.float16
     assert use_amp(True, "cuda", "bfloat16") == torch.bfloat16
-    assert use_amp(False, "cuda") is None and use_amp(False, "cpu") is None
+    assert use_amp(False, "cuda") is None and use_amp(False, "cpu", "bfloat16") is None
 
 
 def test_an_unknown_dtype_is_refused_even_where_amp_is_off() -> None:
