@@ -23,7 +23,7 @@ from torchvision.models import (
     convnext_small,
     convnext_tiny,
 )
-from torchvision.models.convnext import LayerNorm2d
+from torchvision.models.convnext import CNBlockConfig, LayerNorm2d
 from torchvision.ops import StochasticDepth
 
 from ...errors import ConfigError
@@ -32,7 +32,16 @@ from .fpn import build_fpn
 STAGES = ("res2", "res3", "res4", "res5")
 """What Detectron2 calls the four stages; their strides are 4, 8, 16 and 32."""
 
+
+def _convnext_pico(*, weights: None = None, stochastic_depth_prob: float = 0.0) -> ConvNeXt:
+    """The stages of ConvNeXt V2's pico (Woo et al. 2023): 64 to 512 channels, 9 M parameters."""
+    widths, depths = (64, 128, 256, 512), (2, 2, 6, 2)
+    stages = [CNBlockConfig(*stage) for stage in zip(widths, (*widths[1:], None), depths)]
+    return ConvNeXt(stages, stochastic_depth_prob)
+
+
 SIZES: dict[str, Callable[..., ConvNeXt]] = {
+    "pico": _convnext_pico,
     "tiny": convnext_tiny,
     "small": convnext_small,
     "base": convnext_base,

@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 from torchvision import models
-from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.convnext import CNBlock, CNBlockConfig
 from torchvision.ops import StochasticDepth
 
 from cellseg_d2 import ConfigError, load_config
@@ -120,6 +120,19 @@ def test_parameters_are_torchvisions_without_classifier_and_output_norms(
     assert [shapes[name].channels for name in NAMES] == channels
     assert [shapes[name].stride for name in NAMES] == [4, 8, 16, 32]
     assert ours.size_divisibility == 32
+
+
+def test_pico_is_the_published_network_of_9_05_million_parameters() -> None:
+    with torch.device("meta"):
+        ours = build_convnext_backbone(config("MODEL.CONVNEXT.SIZE", "pico"), IMAGE)
+    widths = [64, 128, 256, 512]
+    assert [ours.output_shape()[name].channels for name in NAMES] == widths
+    blocks = [sum(isinstance(m, CNBlock) for m in ours.features[k].modules()) for k in (1, 3, 5, 7)]
+    assert blocks == [2, 2, 6, 2]
+    count = sum(p.numel() for p in ours.parameters())
+    classifier = 2 * widths[-1] + 1000 * (widths[-1] + 1)
+    # As Wightman's timm counts its convnext_pico.
+    assert round((count - 2 * sum(widths) + classifier) / 1e6, 2) == 9.05
 
 
 def test_base_has_the_papers_88_6_million_parameters() -> None:
@@ -282,7 +295,7 @@ def test_the_config_says_whether_to_checkpoint(value: bool) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["MODEL.CONVNEXT.SIZE", "huge"], "SIZE is 'huge'; known: tiny, small, base, large"),
+        (["MODEL.CONVNEXT.SIZE", "huge"], "SIZE is 'huge'; known: pico, tiny, small, base, large"),
         (["MODEL.CONVNEXT.STOCHASTIC_DEPTH", 1.0], "STOCHASTIC_DEPTH is 1.0"),
         (["MODEL.CONVNEXT.OUT_FEATURES", ["res2", "res6"]], "OUT_FEATURES is .*res6"),
         (["MODEL.CONVNEXT.OUT_FEATURES", []], "OUT_FEATURES is"),
