@@ -13,13 +13,16 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from benchmarks import (
     augmentation,
+    detector,
     evaluation,
+    growth,
     hooks,
     inference,
     loader,
@@ -27,13 +30,14 @@ from benchmarks import (
     structures,
     targets,
     tiling,
+    whole,
 )
 from benchmarks.timing import Comparison, Figure
 from tabulate import tabulate
 from tqdm import tqdm
 
 # A new one is a module of benchmarks/ in the import above, and a line here.
-BENCHMARKS: dict[str, Callable[[], Iterator[Comparison | Figure]]] = {
+BENCHMARKS: dict[str, Callable[..., Iterator[Comparison | Figure]]] = {
     "structures": structures.run,
     "mapper": mapper.run,
     "targets": targets.run,
@@ -43,6 +47,9 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Comparison | Figure]]] = {
     "inference": inference.run,
     "hooks": hooks.run,
     "tiling": tiling.run,
+    "whole": whole.run,
+    "detector": detector.run,
+    "growth": growth.run,
 }
 
 HEADER = ("what", "against", "its ms", "our ms", "ratio", "goal", "its peak MiB", "our peak MiB")
@@ -62,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missed = []
     for name in options.benchmarks or BENCHMARKS:
         # A table each, as soon as it is measured: all of them take a while.
-        results = list(tqdm(BENCHMARKS[name](), name, unit="result", delay=1, disable=None))
+        settings = {"plot": options.plot} if name == "growth" else {}
+        results = list(
+            tqdm(BENCHMARKS[name](**settings), name, unit="result", delay=1, disable=None)
+        )
         comparisons = [r for r in results if isinstance(r, Comparison)]
         figures = [[r.name, f"{r.value:.3g} {r.unit}"] for r in results if isinstance(r, Figure)]
         print(f"\n{name}")
@@ -74,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(tabulate(figures, ("what", "measured"), disable_numparse=True), flush=True)
         missed += [c for c in comparisons if not c.reached]
     for c in missed:
-        print(f"missed: {c.name}: {c.ratio:.2f}, {goal(c)}", file=sys.stderr)
+        ratios = f"{c.ratio:.2f}" + (f", memory {c.memory_ratio:.2f}" if c.memory_goal else "")
+        print(f"missed: {c.name}: {ratios}, {goal(c)}", file=sys.stderr)
     return 1 if missed else 0
 
 
@@ -89,6 +100,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         default=1,
         help="of PyTorch and OpenCV, on both sides (default 1: on a shared machine more wait)",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="where to draw what the benchmark growth measures"
     )
     options = parser.parse_args(arguments)
     unknown = set(options.benchmarks) - set(BENCHMARKS)
@@ -113,7 +127,8 @@ def row(result: Comparison) -> list[str]:
 
 def goal(result: Comparison) -> str:
     """Return the goal in words."""
-    return f"at {'most' if result.at_most else 'least'} {result.goal:g}"
+    words = f"at {'most' if result.at_most else 'least'} {result.goal:g}"
+    return words + (f", memory at least {result.memory_goal:g}" if result.memory_goal else "")
 
 
 if __name__ == "__main__":

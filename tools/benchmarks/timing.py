@@ -21,6 +21,7 @@ class Comparison:
         name: what is measured.
         reference: what it is measured against.
         goal: the ratio aimed at; ``at_most`` says on which side of it to be.
+        memory_goal: how many times our memory the reference has to take at least; 0 for no goal.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Comparison:
     at_most: bool = False
     reference_memory: float = float("nan")
     our_memory: float = float("nan")
+    memory_goal: float = 0
 
     @property
     def ratio(self) -> float:
@@ -41,7 +43,13 @@ class Comparison:
     @property
     def reached(self) -> bool:
         """Whether the goal is reached."""
-        return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
+        in_time = self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
+        return in_time and (not self.memory_goal or self.memory_ratio >= self.memory_goal)
+
+    @property
+    def memory_ratio(self) -> float:
+        """The reference's memory over ours; NaN where either is."""
+        return self.reference_memory / max(self.our_memory, 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""One program a module, each run in processes of its own: what ``whole`` compares."""
