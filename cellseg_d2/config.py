@@ -81,6 +81,9 @@ def add_cellseg_config(cfg: CN) -> None:
     # Probability with which anything is pasted into an image.
     cfg.INPUT.CELL.COPY_PASTE.PROB = 0.5
 
+    # Features in the memory format torch.channels_last, which convolutions compute faster in.
+    cfg.MODEL.CHANNELS_LAST = False
+
     cfg.MODEL.CBAM = CN()
     # ResNet stages that a CBAM follows (Woo et al. 2018), of res2, res3, res4, res5.
     cfg.MODEL.CBAM.STAGES = ["res2", "res3", "res4", "res5"]
@@ -90,7 +93,7 @@ def add_cellseg_config(cfg: CN) -> None:
     cfg.MODEL.CBAM.KERNEL_SIZE = 7
 
     cfg.MODEL.CONVNEXT = CN()
-    # "tiny", "small", "base" or "large" (Liu et al. 2022).
+    # "tiny", "small", "base" or "large" (Liu et al. 2022), or "pico" (Woo et al. 2023).
     cfg.MODEL.CONVNEXT.SIZE = "base"
     # Stages whose features are given out.
     cfg.MODEL.CONVNEXT.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
@@ -123,6 +126,9 @@ def add_cellseg_config(cfg: CN) -> None:
     cfg.MODEL.CENTER_BOUNDARY_HEAD.CENTER_WEIGHT = 0.5
     cfg.MODEL.CENTER_BOUNDARY_HEAD.BOUNDARY_WEIGHT = 0.5
 
+    cfg.TEST.AMP = CN()
+    # Mixed precision at test time, in evaluation and prediction, in SOLVER.AMP.DTYPE.
+    cfg.TEST.AMP.ENABLED = False
     cfg.TEST.SOFT_NMS = CN()
     # Lower the scores of overlapping boxes instead of dropping them: "", "linear" (from an IoU of
     # MODEL.ROI_HEADS.NMS_THRESH_TEST on) or "gaussian".
@@ -211,6 +217,8 @@ def add_cellseg_config(cfg: CN) -> None:
     # Total-norm clipping; upstream's "value" and "norm" work on each parameter by itself.
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.MODEL.META_ARCHITECTURE = "CellRCNN"
+    # Upstream's RPN, which matches hundreds of cells with their anchors in less time and memory.
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "CellRPN"
     # Upstream's -1 draws a seed anew each time, and a run could not be resumed exactly.
     cfg.SEED = 0
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(cfg.DATASETS.CELL.CLASS_NAMES)

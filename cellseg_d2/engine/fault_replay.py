@@ -12,9 +12,11 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from ..config import add_cellseg_config
+from ..config_checks import check_device_name
+from ..errors import ConfigError
+from ..modeling.mixed_precision import use_amp
 from .fault_dump import read_fault
 from .gradients import add_gradients
-from .train_step import use_amp
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,10 @@ def replay(path: str | PathLike[str], device: str = "") -> Replay:
 
     Raises:
         CellDataError: for a file that is no such dump.
+        ConfigError: for a device that is none, or is not there.
     """
+    if device:
+        check_device_name(device)
     fault = read_fault(path)
     cfg = get_cfg()
     add_cellseg_config(cfg)
@@ -69,6 +74,7 @@ def replay(path: str | PathLike[str], device: str = "") -> Replay:
             trained_on,
             cfg.MODEL.DEVICE,
         )
+    _check_device(cfg.MODEL.DEVICE)
     model = build_model(cfg)
     model.load_state_dict(fault["model"])
     model.train()
@@ -88,3 +94,13 @@ def replay(path: str | PathLike[str], device: str = "") -> Replay:
     norm = torch.nn.utils.get_total_norm(list(gradients.values())).item()
     bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
     return Replay(losses, fault["losses"], norm, "", bad)
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that cannot compute."""
+    try:
+        torch.ones(1, device=name).item()
+    # PyTorch asserts that it was built for a device, and imports what drives some.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"MODEL.DEVICE {name!r} is not to be had here: {reason}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Iterable
@@ -28,11 +27,6 @@ from .fault_dump import (
     describe_fault,
 )
 from .gradients import add_gradients, to_floats, unsynchronized
-
-logger = logging.getLogger(__name__)
-
-AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""What ``SOLVER.AMP.DTYPE`` may name."""
 
 MAX_SKIPPED = 40
 """Updates in a row that float16 may skip. Each halves the loss scale, which starts at 2^16: after
@@ -93,8 +87,6 @@ class TrainStep(TrainerBase):
         self.seed = seed
         self.rank = rank
         self.faults = faults
-        self.faulted = False
-        """Whether the run was stopped for something that is not finite: nothing is to be saved."""
         self.scaler = torch.amp.GradScaler("cuda", enabled=amp == torch.float16)
         self._skipped = 0
         self._batches: Any = None
@@ -124,7 +116,6 @@ class TrainStep(TrainerBase):
                 with contextlib.nullcontext() if last else unsynchronized(self.model):
                     losses.append(self._add_gradients(batches[-1]))
             except FloatingPointError as error:  # proposals that are not finite
-                self.faulted = True
                 fault = Fault(self.iter, FORWARD, batches[-1:], [{}], str(error))
                 raise NonFiniteError(self._dump(fault)) from error
         self.scaler.unscale_(self.optimizer)
@@ -207,7 +198,6 @@ class TrainStep(TrainerBase):
 
     def _stop(self, fault: Fault | None, kinds: set[str]) -> NoReturn:
         """Stop on every rank, with what all of them found."""
-        self.faulted = True
         # One rank's loss makes everyone's gradient what it is.
         if fault is not None and LOSS in kinds and fault.what != LOSS:
             fault = None
@@ -226,28 +216,3 @@ class TrainStep(TrainerBase):
 def mix_seed(*words: int) -> int:
     """Return one 32-bit seed that depends on all ``words`` (non-negative integers)."""
     return int(np.random.SeedSequence(words).generate_state(1)[0])
-
-
-def use_amp(enabled: bool, device: str, dtype: str = "float16") -> torch.dtype | None:
-    """Say what to compute in mixed precision in, where it was asked for.
-
-    Float16 needs CUDA. Bfloat16 needs no scaling and is computed on a CPU too: faster than full
-    precision on one that has instructions for it (AVX512-BF16, AMX), slower on others.
-
-    Args:
-        enabled: ``SOLVER.AMP.ENABLED``.
-        device: ``MODEL.DEVICE``.
-        dtype: ``SOLVER.AMP.DTYPE``.
-
-    Returns:
-        The dtype; None for full precision.
-
-    Raises:
-        ConfigError: for a dtype that is none of ``AMP_DTYPES``.
-    """
-    if dtype not in AMP_DTYPES:
-        raise ConfigError(f"SOLVER.AMP.DTYPE is {dtype!r}; known: {', '.join(AMP_DTYPES)}")
-    if enabled and dtype == "float16" and not device.startswith("cuda"):
-        logger.warning("SOLVER.AMP.ENABLED with float16 needs CUDA; on %s it is off", device)
-        return None
-    return AMP_DTYPES[dtype] if enabled else None

@@ -21,6 +21,7 @@ from ..data.loader import FaultRaisingLoader, StreamSampler
 from ..errors import ConfigError
 from ..evaluation import CellEvaluator
 from ..machine_faults import explain_training_memory
+from ..modeling.mixed_precision import use_amp
 from .best_model import AVERAGED, TRAINING, BestModel, best_metric
 from .compilation import compile_backbone
 from .curve_hook import METRICS_FILE, report_hooks
@@ -45,7 +46,7 @@ from .solver import (
     images_per_iteration,
     iterations_per_epoch,
 )
-from .train_step import TrainStep, use_amp
+from .train_step import TrainStep
 from .validation import ValidationLosses
 
 logger = logging.getLogger(__name__)

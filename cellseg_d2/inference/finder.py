@@ -19,6 +19,7 @@ from detectron2.structures import Instances
 
 from ..checkpoint import CellCheckpointer
 from ..data.augmentation import build_augmentations
+from ..data.tiff_window import check_image_array
 
 Finder = Callable[[list[np.ndarray]], list[Instances]]
 
@@ -73,7 +74,6 @@ class ModelFinder:
                 }
                 for index in batch
             ]
-            # In full precision, as the evaluation that the model's scores come from.
             with torch.no_grad():
                 outputs = self.model(items)
             for index, output in zip(batch, outputs, strict=True):
@@ -82,8 +82,7 @@ class ModelFinder:
 
     def _model_input(self, image: np.ndarray, scale: float) -> torch.Tensor:
         """Resize and turn (H, W, 3) uint8 RGB into (3, H', W') uint8 in the model's order."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"expected (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        check_image_array(image)
         sample = T.AugInput(image)
         self.augmentations(sample)
         array = sample.image

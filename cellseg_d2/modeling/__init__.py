@@ -6,11 +6,13 @@ from .center_boundary_head import CenterBoundaryHead
 from .mask_head import CellMaskHead
 from .nms import SoftNMS, mask_nms, soft_nms
 from .point_rend import CellPointRendMaskHead
+from .rpn import CellRPN
 
 __all__ = [
     "CellMaskHead",
     "CellPointRendMaskHead",
     "CellRCNN",
+    "CellRPN",
     "CenterBoundaryHead",
     "SoftNMS",
     "backbone",

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, ROIHeads
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 
 from ..errors import ConfigError
 from ..structures import RLEMasks, encode_roi_masks
 from .center_boundary_head import CenterBoundaryHead
 from .class_weights import weight_classes
+from .mixed_precision import score_in_full_precision, use_amp
 from .nms import SoftNMS, mask_nms
+from .pooler import replace_poolers
 
 MASK_THRESHOLD = 0.5
 """Probability from which a pixel belongs to a mask, as in upstream's post-processing."""
@@ -40,6 +42,8 @@ class CellRCNN(GeneralizedRCNN):
         center_boundary_head: CenterBoundaryHead | None = None,
         soft_nms: SoftNMS | None = None,
         mask_nms_threshold: float = 1.0,
+        channels_last: bool = False,
+        test_amp: torch.dtype | None = None,
         **arguments: Any,
     ) -> None:
         """Build the model from its parts.
@@ -50,12 +54,19 @@ class CellRCNN(GeneralizedRCNN):
                 None leaves that to the RoI heads.
             mask_nms_threshold: IoU of masks of one class above which the lower score is dropped; 1
                 keeps all.
+            channels_last: whether the backbone is given images in that memory format, which its
+                features then keep.
+            test_amp: what to predict in, in mixed precision; None for full precision.
             arguments: those of ``GeneralizedRCNN``.
         """
         super().__init__(**arguments)
         self.center_boundary_head = center_boundary_head
         self.soft_nms = soft_nms
         self.mask_nms_threshold = mask_nms_threshold
+        self.channels_last = channels_last
+        self.test_amp = test_amp
+        if test_amp is not None:
+            score_in_full_precision(self.roi_heads)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -70,7 +81,15 @@ class CellRCNN(GeneralizedRCNN):
         if not 0 <= threshold <= 1:
             raise ConfigError(f"TEST.MASK_NMS.THRESHOLD is {threshold}; it lies in [0, 1]")
         arguments = super().from_config(cfg if soft_nms is None else _without_nms(cfg))
-        arguments |= {"soft_nms": soft_nms, "mask_nms_threshold": threshold}
+        arguments |= {
+            "soft_nms": soft_nms,
+            "mask_nms_threshold": threshold,
+            "channels_last": cfg.MODEL.CHANNELS_LAST,
+            "test_amp": use_amp(
+                cfg.TEST.AMP.ENABLED, cfg.MODEL.DEVICE, cfg.SOLVER.AMP.DTYPE, "TEST.AMP.ENABLED"
+            ),
+        }
+        replace_poolers(arguments["roi_heads"])
         weight_classes(arguments["roi_heads"], cfg.MODEL.ROI_BOX_HEAD.CLASS_WEIGHTS)
         if cfg.MODEL.CENTER_BOUNDARY_HEAD.ENABLED:
             shapes = arguments["backbone"].output_shape()
@@ -115,6 +134,13 @@ class CellRCNN(GeneralizedRCNN):
             padded_size,
         )
 
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise and batch the images; see ``GeneralizedRCNN.preprocess_image``."""
+        images = super().preprocess_image(batched_inputs)
+        if self.channels_last:
+            images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
+        return images
+
     def inference(
         self,
         batched_inputs: list[dict[str, Any]],
@@ -127,10 +153,11 @@ class CellRCNN(GeneralizedRCNN):
             For each input a dict with ``instances`` in the coordinates of the input's ``height``
             and ``width``; without post-processing, ``Instances`` with raw (N, 1, M, M) masks.
         """
-        if self.soft_nms is None or detected_instances is not None:
-            raw = super().inference(batched_inputs, detected_instances, do_postprocess=False)
-        else:
-            raw = self._inference_with_soft_nms(batched_inputs, self.soft_nms)
+        with self._test_precision():
+            if self.soft_nms is None or detected_instances is not None:
+                raw = super().inference(batched_inputs, detected_instances, do_postprocess=False)
+            else:
+                raw = self._inference_with_soft_nms(batched_inputs, self.soft_nms)
         if not do_postprocess:
             return raw
         return [
@@ -143,6 +170,11 @@ class CellRCNN(GeneralizedRCNN):
             }
             for instances, item in zip(raw, batched_inputs, strict=True)
         ]
+
+    def _test_precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.test_amp is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.test_amp)
 
     def _inference_with_soft_nms(
         self, batched_inputs: list[dict[str, Any]], soft_nms: SoftNMS

@@ -7,11 +7,10 @@ way; so the few bins whose mean is within rounding of one half are computed agai
 in the kernel's order of arithmetic. The result is that of torchvision's CPU kernel to the bit.
 """
 
-from typing import NamedTuple
-
 import torch
 
 from .chunks import chunks_of_similar_size
+from .roi_samples import Samples, sample_axis
 
 # Pixels looked at together: a dozen megabytes of windows and matrices.
 _PIXELS_PER_CHUNK = 2**18
@@ -56,62 +55,14 @@ def crop_label_maps(
     occupied = (extents > 0).all(dim=1, keepdim=True)
     for chunk in chunks_of_similar_size(extents.ceil() * occupied, _PIXELS_PER_CHUNK):
         start, extent = boxes[chunk, :2], extents[chunk]
-        x = _sample_axis(start[:, 0], extent[:, 0], mask_size, label_maps.shape[2])
-        y = _sample_axis(start[:, 1], extent[:, 1], mask_size, label_maps.shape[1])
+        x = sample_axis(start[:, 0], extent[:, 0], mask_size, label_maps.shape[2])
+        y = sample_axis(start[:, 1], extent[:, 1], mask_size, label_maps.shape[1])
         targets[chunk] = _crop(label_maps, layers[chunk], ids[chunk], y, x)
     return targets
 
 
-class _Samples(NamedTuple):
-    """Where n RoIs are sampled along one axis; G is the most samples a bin, M the bins.
-
-    Attributes:
-        low: (G, n, M) int64, the pixel at or before each sample.
-        high: (G, n, M) int64, the pixel after it.
-        low_weight: (G, n, M) float32, of ``low``; zero where the RoI has no such sample.
-        high_weight: (G, n, M) float32, of ``high``.
-        per_bin: (n,) float32, samples a bin, those outside the image included.
-    """
-
-    low: torch.Tensor
-    high: torch.Tensor
-    low_weight: torch.Tensor
-    high_weight: torch.Tensor
-    per_bin: torch.Tensor
-
-
-def _sample_axis(
-    start: torch.Tensor, extent: torch.Tensor, mask_size: int, length: int
-) -> _Samples:
-    """Place samples as ``pre_calc_for_bilinear_interpolate`` of torchvision's ``roi_align`` does.
-
-    Args:
-        start: (n,) the RoIs' first coordinates, pixel centers at whole numbers.
-        extent: (n,) the RoIs' sizes, positive.
-        mask_size: bins an RoI.
-        length: of the image along this axis.
-    """
-    bin_size = (extent / mask_size)[:, None]
-    per_bin = bin_size.ceil()
-    sample = torch.arange(int(per_bin.max()), device=start.device)[:, None, None]
-    bins = torch.arange(mask_size, device=start.device)
-    # Algebraically equal forms of this line round differently.
-    position = start[:, None] + bins * bin_size + (sample + 0.5) * bin_size / per_bin
-    counts = (sample < per_bin) & (position >= -1) & (position <= length)
-    position = position.clamp(0, length - 1)
-    low = position.long()
-    high_weight = position - low
-    return _Samples(
-        low,
-        (low + 1).clamp(max=length - 1),
-        (1 - high_weight) * counts,
-        high_weight * counts,
-        per_bin[:, 0],
-    )
-
-
 def _crop(
-    label_maps: torch.Tensor, layers: torch.Tensor, ids: torch.Tensor, y: _Samples, x: _Samples
+    label_maps: torch.Tensor, layers: torch.Tensor, ids: torch.Tensor, y: Samples, x: Samples
 ) -> torch.Tensor:
     """Targets of RoIs of similar size, (n, M, M) bool."""
     rows, row_weights = _window(y)
@@ -139,7 +90,7 @@ def _crop(
     return targets
 
 
-def _window(samples: _Samples) -> tuple[torch.Tensor, torch.Tensor]:
+def _window(samples: Samples) -> tuple[torch.Tensor, torch.Tensor]:
     """The pixels under each RoI along one axis, and what each adds to each bin.
 
     Returns:
@@ -155,7 +106,7 @@ def _window(samples: _Samples) -> tuple[torch.Tensor, torch.Tensor]:
     matrix = weights.new_zeros(num_rois, mask_size, width)
     matrix.scatter_add_(2, offsets.permute(1, 2, 0), weights.permute(1, 2, 0))
     pixels = first + torch.arange(width, device=first.device)
-    return pixels.clamp(max=int(samples.high.max())), matrix
+    return pixels.clamp(max=samples.high.max()), matrix
 
 
 def _sum_as_kernel(
@@ -171,7 +122,7 @@ def _sum_as_kernel(
         label_maps: (L, H, W).
         layers: (B,) map of each bin's instance.
         ids: (B,) its id.
-        y: the first four fields of ``_Samples``, each (G, B).
+        y: the first four fields of ``Samples``, each (G, B).
         x: likewise.
 
     Returns:

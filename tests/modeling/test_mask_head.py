@@ -19,7 +19,7 @@ from detectron2.utils.events import EventStorage
 from cellseg_d2 import load_config
 from cellseg_d2.modeling import CellMaskHead
 from cellseg_d2.modeling.losses import dice
-from cellseg_d2.modeling.mask_head import roi_mask_loss
+from cellseg_d2.modeling.mask_head import ROIS_AT_A_TIME, roi_mask_loss
 from cellseg_d2.structures import LabelMasks
 
 SHAPE = ShapeSpec(channels=6, width=14, height=14)
@@ -162,3 +162,23 @@ def test_pictures_are_logged_as_upstream_logs_them() -> None:
     assert len(storage._vis_data) == len(expected._vis_data) == 3
     for ours, theirs in zip(storage._vis_data, expected._vis_data, strict=True):
         assert ours[0] == theirs[0] and torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (3, 0), (128, 0), (100, 29), (20, 300)])
+def test_masks_are_predicted_in_parts_and_are_upstreams(counts: tuple[int, int]) -> None:
+    head = build_mask_head(config(), SHAPE).eval()
+    pooled = torch.randn(sum(counts), 6, 14, 14)
+    sizes: list[int] = []
+    head.mask_fcn1.register_forward_hook(lambda *arguments: sizes.append(len(arguments[1][0])))
+
+    def detections() -> list[Instances]:
+        classes = [torch.arange(count) % 4 for count in counts]
+        return [Instances((60, 90), pred_classes=part) for part in classes]
+
+    with torch.no_grad():
+        ours = head(pooled, detections())
+        assert max(sizes) <= ROIS_AT_A_TIME and sum(sizes) == sum(counts)
+        theirs = MaskRCNNConvUpsampleHead.forward(head, pooled, detections())
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.pred_masks.shape == (len(one), 1, 28, 28)
+        torch.testing.assert_close(one.pred_masks, other.pred_masks, rtol=0, atol=1e-6)

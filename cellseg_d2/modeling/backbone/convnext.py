@@ -36,7 +36,9 @@ STAGES = ("res2", "res3", "res4", "res5")
 def _convnext_pico(*, weights: None = None, stochastic_depth_prob: float = 0.0) -> ConvNeXt:
     """The stages of ConvNeXt V2's pico (Woo et al. 2023): 64 to 512 channels, 9 M parameters."""
     widths, depths = (64, 128, 256, 512), (2, 2, 6, 2)
-    stages = [CNBlockConfig(*stage) for stage in zip(widths, (*widths[1:], None), depths)]
+    stages = [
+        CNBlockConfig(*stage) for stage in zip(widths, (*widths[1:], None), depths, strict=True)
+    ]
     return ConvNeXt(stages, stochastic_depth_prob)
 
 
