@@ -5,6 +5,7 @@ python predict.py --config-file run/config.yaml --input images --output predicti
     MODEL.WEIGHTS run/model_final.pth
 
 OUTPUT/test-results.json and .zip are written when all images are done; a file there is replaced.
+An OUTPUT with files of a former run that would not be replaced, of other images, is refused.
 A run that was interrupted goes on with the images that are missing when its command is repeated;
 remove OUTPUT/parts to begin anew. Where an image cannot be read, the others are predicted, it is
 named at the end, and no submission is written.
@@ -69,6 +70,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args.opts = [*after_input, *after_ensemble, *args.opts]
     if not args.input:
         parser.error("--input names no image")
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
+        parser.error(f"--score-threshold is {args.score_threshold:g}; scores lie in [0, 1]")
     if args.tta:
         args.opts += ["TEST.TTA.ENABLED", "True"]
     return args

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 
 from .errors import ConfigError
@@ -23,6 +24,10 @@ def check_ranges(cfg: CfgNode) -> None:
     requirements = _of_data(cfg) | _of_solver(cfg.SOLVER) | _of_test(cfg.TEST)
     requirements |= {
         "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS >= 0, "at least 0"),
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST": (
+            0 <= cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST <= 1,
+            "in [0, 1]",
+        ),
         "SEED": (cfg.SEED >= 0, "at least 0, so that a run can be resumed exactly"),
     }
     for key, (holds, expected) in requirements.items():
@@ -31,6 +36,7 @@ def check_ranges(cfg: CfgNode) -> None:
             for part in key.split("."):
                 value = value[part]
             raise ConfigError(f"{key} is {value!r}; expected {expected}")
+    check_device_name(cfg.MODEL.DEVICE)
     pattern = cfg.DATASETS.CELL.GROUP_PATTERN
     try:
         re.compile(pattern)
@@ -40,14 +46,39 @@ def check_ranges(cfg: CfgNode) -> None:
         ) from error
 
 
+def check_device_name(name: str) -> None:
+    """Refuse what PyTorch knows no device by; whether it is there is not asked.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"MODEL.DEVICE {name!r} is no device; expected cpu, cuda or cuda:0"
+        ) from error
+
+
 def _of_data(cfg: CfgNode) -> dict[str, tuple[bool, str]]:
-    cell, paste = cfg.DATASETS.CELL, cfg.INPUT.CELL.COPY_PASTE
+    cell, inputs = cfg.DATASETS.CELL, cfg.INPUT.CELL
+    paste, limits = inputs.COPY_PASTE, inputs.INTENSITY_RANGE
     return {
         "DATASETS.CELL.INSTANCES": (cell.INSTANCES in ("ids", "components"), "ids or components"),
         "DATASETS.CELL.MIN_AREA": (cell.MIN_AREA >= 1, "at least 1"),
         "DATASETS.CELL.VAL_FRACTION": (0 <= cell.VAL_FRACTION < 1, "at least 0 and below 1"),
         "DATASETS.CELL.SPLIT_SEED": (cell.SPLIT_SEED >= 0, "at least 0"),
-        "INPUT.CELL.SCALE": (0 < cfg.INPUT.CELL.SCALE < math.inf, "above 0"),
+        "DATASETS.CELL.CLASS_NAMES": (
+            len(set(cell.CLASS_NAMES)) == len(cell.CLASS_NAMES),
+            "names that differ",
+        ),
+        "INPUT.CELL.MAX_PIXELS": (inputs.MAX_PIXELS >= 1, "at least 1"),
+        "INPUT.CELL.INTENSITY_RANGE": (
+            len(limits) == 0
+            or (len(limits) == 2 and limits[0] < limits[1] and all(map(math.isfinite, limits))),
+            "[low, high] with low below high, or [] for the stated range",
+        ),
+        "INPUT.CELL.SCALE": (0 < inputs.SCALE < math.inf, "above 0"),
         "INPUT.CELL.COPY_PASTE.PROB": (0 <= paste.PROB <= 1, "in [0, 1]"),
     }
 

@@ -162,6 +162,7 @@ def test_one_number_caps_the_detections(caplog) -> None:
         (["TEST.EARLY_STOPPING.PATIENCE", "-1"], "PATIENCE is -1"),
         (["TEST.EARLY_STOPPING.MIN_GAIN", "nan"], "MIN_GAIN is nan"),
         (["DATALOADER.NUM_WORKERS", "-1"], "NUM_WORKERS is -1"),
+        (["MODEL.DEVICE", "nonsense"], "MODEL.DEVICE 'nonsense' is no device"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(options: list[str], message: str) -> None:
@@ -270,12 +271,34 @@ def test_norms_that_can_train_are_kept(caplog) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("INPUT.CELL.INTENSITY_RANGE", "[]"),
+        ("INPUT.CELL.INTENSITY_RANGE", "[0, 4095]"),
+        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", "1"),
+        ("INPUT.CELL.MAX_PIXELS", "1"),
+    ],
+)
+def test_values_at_the_edge_of_their_range_are_taken(key: str, value: str) -> None:
+    load_config(options=[key, value])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
         ("SOLVER.BETAS", "[0.9]"),
         ("SOLVER.BETAS", "[2.0, 0.9]"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"),
         ("SOLVER.BASE_LR", "inf"),
         ("SOLVER.WEIGHT_DECAY", "-1"),
         ("INPUT.CELL.COPY_PASTE.PROB", "3"),
+        ("INPUT.CELL.MAX_PIXELS", "0"),
+        ("INPUT.CELL.INTENSITY_RANGE", "[5]"),
+        ("INPUT.CELL.INTENSITY_RANGE", "[5, 5]"),
+        ("INPUT.CELL.INTENSITY_RANGE", "[0, 1, 2]"),
+        ("INPUT.CELL.INTENSITY_RANGE", "(0, 1e999)"),
+        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", "-0.1"),
+        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", "1.5"),
+        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", "nan"),
+        ("DATASETS.CELL.CLASS_NAMES", "['a', 'b', 'a', 'c']"),
         ("DATASETS.CELL.SPLIT_SEED", "-1"),
         ("TEST.DETECTIONS_PER_IMAGE", "0"),
         ("TEST.PANOPTIC.SCORE_THRESHOLD", "5"),

@@ -238,6 +238,14 @@ def test_options_have_the_documented_defaults() -> None:
     assert parse("--input", "a", "--overlay-threshold", "0.3").score_threshold == 0.3
 
 
+@pytest.mark.parametrize("score", ["50", "-0.1", "nan"])
+def test_a_score_threshold_that_is_no_score_is_wrong_usage(score: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--input", "a", "--score-threshold", score)
+    assert stop.value.code == 2
+    assert f"--score-threshold is {score}; scores lie in [0, 1]" in capsys.readouterr().err
+
+
 def test_an_input_of_keys_alone_is_wrong_usage() -> None:
     with pytest.raises(SystemExit) as stop:
         parse("--input", "TEST.TILE.SIZE", "512")

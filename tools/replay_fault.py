@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellseg_d2.engine.fault_replay import replay
-from cellseg_d2.errors import CellDataError
+from cellseg_d2.errors import CellDataError, ConfigError
 
 # So many parameters are named.
 MOST_NAMED = 10
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         result = replay(args.dump, args.device)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (CellDataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -48,6 +48,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not args.predictions.is_file():
         parser.error(f"--predictions {args.predictions}: no such file")
+    if not 0 <= args.score_threshold <= 1:
+        parser.error(f"--score-threshold is {args.score_threshold:g}; scores lie in [0, 1]")
     return args
 
 

@@ -141,11 +141,31 @@ def list_tiffs(folder: str | PathLike[str]) -> list[Path]:
     Raises:
         CellDataError: the folder cannot be read or holds no TIFF.
     """
-    folder = Path(folder)
-    files = [folder / name for name in _names(folder) if _is_tiff_name(name)]
+    files = tiffs_in(folder)
     if not files:
         raise CellDataError(folder, "no .tif file", "a folder of images", "check the folder")
     return files
+
+
+def tiffs_in(folder: str | PathLike[str]) -> list[Path]:
+    """Returns what ``list_tiffs`` does, and nothing where there is none.
+
+    Raises:
+        CellDataError: the folder cannot be read.
+    """
+    folder = Path(folder)
+    return [folder / name for name in _names(folder) if _is_tiff_name(name)]
+
+
+def is_like_class_file(name: str) -> bool:
+    """Returns whether a person would take a file of this name for a class file."""
+    return _LIKE_CLASS_FILE.fullmatch(name) is not None
+
+
+def list_names(names: list[str], limit: int = 5) -> str:
+    """Returns the first names, and how many more there are."""
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def _names(folder: Path) -> list[str]:
@@ -171,7 +191,7 @@ def _is_tiff_name(name: str) -> bool:
 
 
 def _is_image_folder(folder: Path) -> bool:
-    return any(name == IMAGE_FILE or _LIKE_CLASS_FILE.fullmatch(name) for name in _names(folder))
+    return any(name == IMAGE_FILE or is_like_class_file(name) for name in _names(folder))
 
 
 def _sort_folder(folder: Path, num_classes: int, layout: RootLayout) -> None:
@@ -189,7 +209,7 @@ def _sort_folder(folder: Path, num_classes: int, layout: RootLayout) -> None:
         faults.append(
             CellDataError(
                 folder,
-                f"{_listing(tiffs)} without {IMAGE_FILE}",
+                f"{list_names(tiffs)} without {IMAGE_FILE}",
                 f"a file called exactly {IMAGE_FILE}",
                 "add or rename the image, or move the folder out of the data set",
             )
@@ -199,7 +219,7 @@ def _sort_folder(folder: Path, num_classes: int, layout: RootLayout) -> None:
         match = _CLASS_FILE.fullmatch(name)
         if match and int(match[1]) <= num_classes:
             label_files[int(match[1]) - 1] = folder / name
-        elif match or _LIKE_CLASS_FILE.fullmatch(name):
+        elif match or is_like_class_file(name):
             faults.append(
                 CellDataError(
                     folder / name,
@@ -224,8 +244,3 @@ def _sort_folder(folder: Path, num_classes: int, layout: RootLayout) -> None:
         return
     name = Path(os.path.abspath(folder)).name
     layout.folders.append(ImageFolder(name, image_file, dict(sorted(label_files.items()))))
-
-
-def _listing(names: list[str], limit: int = 5) -> str:
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -75,6 +75,22 @@ class ImageWindows(ABC):
             )
 
 
+def check_image_array(image: np.ndarray) -> None:
+    """Refuse what is no image as all here take them.
+
+    Args:
+        image: (H, W, 3) uint8, RGB, of at least one pixel.
+
+    Raises:
+        ValueError: for an array of another shape or type, or without a pixel.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"expected an image (H, W, 3) uint8 of at least one pixel, got {image.shape} "
+            f"{image.dtype}"
+        )
+
+
 class ArrayWindows(ImageWindows):
     """Windows of an image that is in memory.
 
@@ -83,12 +99,11 @@ class ArrayWindows(ImageWindows):
         name: of the image, for messages.
 
     Raises:
-        ValueError: for an array of another shape or type.
+        ValueError: see ``check_image_array``.
     """
 
     def __init__(self, image: np.ndarray, name: str = "an image") -> None:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(f"expected (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        check_image_array(image)
         self.name = name
         self.height, self.width = image.shape[:2]
         self._image = image

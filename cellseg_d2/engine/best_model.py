@@ -61,9 +61,15 @@ class BestModel:
         cls, cfg: CfgNode, checkpointer: CellCheckpointer, average: WeightAverage | None
     ) -> BestModel:
         """Return what ``TEST.BEST_METRIC`` and ``TEST.EARLY_STOPPING`` ask for."""
-        stopping = cfg.TEST.EARLY_STOPPING
+        stopping, metric = cfg.TEST.EARLY_STOPPING, best_metric(cfg)
+        if not metric and cfg.TEST.BEST_METRIC and cfg.TEST.TRAIN_IMAGES:
+            logger.warning(
+                "no best model is kept: DATASETS.TEST is empty; TEST.BEST_METRIC %s would choose "
+                "by the training images",
+                TRAINING + cfg.TEST.BEST_METRIC,
+            )
         return cls(
-            best_metric(cfg),
+            metric,
             stopping.PATIENCE,
             stopping.MIN_GAIN,
             checkpointer=checkpointer,
@@ -167,7 +173,8 @@ def best_metric(cfg: CfgNode) -> str:
         cfg: reads ``TEST``, ``DATASETS`` and ``SOLVER.EMA``; in iterations.
 
     Returns:
-        One of ``known_scores``; "" where none is asked for or nothing is evaluated.
+        One of ``known_scores``; "" where none is asked for, or nothing is evaluated but training
+        images (``TEST.TRAIN_IMAGES``) and the metric is not theirs.
 
     Raises:
         ConfigError: for a metric that will not be there, or early stopping without one.
@@ -184,6 +191,10 @@ def best_metric(cfg: CfgNode) -> str:
             f"(TEST.EVAL_EPOCHS or EVAL_PERIOD above 0)"
         )
     if not metric or not known:
+        return ""
+    if not cfg.DATASETS.TEST and not metric.startswith(TRAINING):
+        if stopping.PATIENCE:
+            raise unknown_metric(metric, known)
         return ""
     prefix = AVERAGED if metric.startswith(AVERAGED) else ""
     of_first = "/".join([prefix + "".join(cfg.DATASETS.TEST[:1]), metric.removeprefix(prefix)])

@@ -20,7 +20,9 @@ def match_centroids(
     """Pair points one to one so that the sum of distances is least, then drop distant pairs.
 
     The assignment is over all points; the radius is applied afterwards. So a crowd of spurious
-    points can, as in HoVer-Net's evaluation, cost a pair that was within the radius.
+    points can, as in HoVer-Net's evaluation, cost a pair that was within the radius. Nor can the
+    points be parted into neighbourhoods: one far away may change who is paired. So all distances
+    are held at once, 200 MB for 5,000 points a side.
 
     Args:
         gt: (N, 2) x and y in pixels.

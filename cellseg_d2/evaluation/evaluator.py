@@ -139,6 +139,8 @@ class CellEvaluator(DatasetEvaluator):
             self.details |= {"score_threshold": self.score_threshold, **details}
         self.details["images"] = rows
         logger.info("%s:\n%s", self.dataset_name, score_table(results))
+        # Detectron2's trainer goes on to log a part of the table once more.
+        logging.getLogger("detectron2.evaluation.testing").addFilter(_is_no_repetition)
         if self.output_dir is not None:
             write_json_whole(self.details, self.output_dir / DETAILS_FILE)
             _write_predictions(predictions, self.output_dir / PREDICTIONS_FILE)
@@ -155,6 +157,10 @@ class CellEvaluator(DatasetEvaluator):
             "file_name": item["file_name"],
             "AP50": scores["AP50"],
         }
+
+
+def _is_no_repetition(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("copypaste:")
 
 
 def _group(predictions: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

@@ -57,9 +57,11 @@ def predict_folder(
         The paths of ``test-results.json`` and ``test-results.zip``.
 
     Raises:
-        CellDataError: images cannot be read; it names them all, on every process.
+        CellDataError: images cannot be read; it names them all, on every process. Before anything
+            is predicted, outputs of a former run that would be left (``refuse_leftovers``).
         MachineError: files cannot be written.
     """
+    on_main(lambda: outputs.refuse_leftovers(dicts))
     share = dicts[comm.get_rank() :: comm.get_world_size()]
     missing = [item for item in share if not outputs.are_done(item)]
     if len(missing) < len(share):

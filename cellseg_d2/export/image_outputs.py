@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from os import PathLike
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..data import read_image
 from ..data.config_reader import reading_options
-from ..data.layout import image_name
+from ..data.layout import image_name, list_names
 from ..data.tiff_window import ArrayWindows, ImageWindows, open_windows
 from ..errors import CellDataError, ConfigError
 from ..visualization.overlay import open_prediction_overlay
@@ -84,6 +84,34 @@ class ImageOutputs:
         self._class_names: list[str] = list(cfg.DATASETS.CELL.CLASS_NAMES)
         self._reading = reading_options(cfg)
         self._max_pixels: int = cfg.INPUT.CELL.MAX_PIXELS
+
+    def refuse_leftovers(self, items: Sequence[dict[str, Any]]) -> None:
+        """Refuse a folder with files of a former run that this one would not replace.
+
+        They would stand beside the submission as if they belonged to it: files of other images, or
+        of a kind that is not asked for this time.
+
+        Args:
+            items: dicts of all images of the run.
+
+        Raises:
+            CellDataError: naming the folder, and how many files there are in it.
+        """
+        replaced = {path for item in items for path in self._paths(item)}
+        for kind in _SUFFIXES:
+            folder = self._folder / kind
+            found = sorted(folder.iterdir()) if folder.is_dir() else []
+            # What an interrupted run leaves half-written is no output.
+            found = [path for path in found if path.name[0] != "." and path.suffix != ".part"]
+            leftovers = [path.name for path in found if path not in replaced]
+            if leftovers:
+                raise CellDataError(
+                    folder,
+                    f"{len(leftovers)} of a former run's outputs that this one does not replace "
+                    f"({list_names(leftovers)})",
+                    "an output folder without them",
+                    "give another --output, or remove that folder first",
+                )
 
     def are_done(self, item: dict[str, Any]) -> bool:
         """Return whether a former run with the same question has written all of an image's files.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
-from ..data.layout import IMAGE_FILE, list_tiffs
+from ..data.layout import IMAGE_FILE, is_like_class_file, list_names, list_tiffs, tiffs_in
 from ..errors import CellDataError
 
 
@@ -21,7 +21,8 @@ def find_images(paths: Iterable[str | PathLike[str]]) -> list[Path]:
         paths: files and folders.
 
     Raises:
-        CellDataError: for a path that does not exist, or a folder without images.
+        CellDataError: for a path that does not exist, a folder without images, or one of which
+            some TIFFs would be left out.
     """
     images: list[Path] = []
     for path in map(Path, paths):
@@ -35,8 +36,30 @@ def find_images(paths: Iterable[str | PathLike[str]]) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
+    tiffs = tiffs_in(folder)
     if (folder / IMAGE_FILE).is_file():
+        others = [path.name for path in tiffs if path.name != IMAGE_FILE]
+        if others and not any(map(is_like_class_file, others)):
+            raise _unclear(folder, f"{IMAGE_FILE}, and {list_names(others)}, no class files")
         return [folder / IMAGE_FILE]
     # Hidden folders are what an interrupted run leaves of its label TIFFs.
-    nested = sorted(p for p in folder.glob(f"*/{IMAGE_FILE}") if p.parent.name[0] != ".")
-    return nested or list_tiffs(folder)
+    folders = sorted(p for p in folder.iterdir() if p.name[0] != "." and p.is_dir())
+    nested = [path for path in folders if (path / IMAGE_FILE).is_file()]
+    if not nested:
+        return list_tiffs(folder)
+    if tiffs:
+        names = list_names([path.name for path in tiffs])
+        raise _unclear(folder, f"{names} beside folders of one image each")
+    for path in folders:
+        if path not in nested and (tiffs := tiffs_in(path)):
+            raise _unclear(path, f"{list_names([t.name for t in tiffs])} without {IMAGE_FILE}")
+    return [path / IMAGE_FILE for path in nested]
+
+
+def _unclear(folder: Path, found: str) -> CellDataError:
+    return CellDataError(
+        folder,
+        found,
+        f"TIFFs, or folders of one image each with its {IMAGE_FILE}, not both",
+        "move away what is not meant, or name the images and folders that are, one by one",
+    )

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 
 from ..config import require_fixed_normalization
 from ..data.config_reader import image_reader, reading_options
-from ..data.tiff_window import ArrayWindows, ImageWindows, open_windows
+from ..data.tiff_window import ArrayWindows, ImageWindows, check_image_array, open_windows
 from ..errors import ConfigError
 from .ensemble import MergedFinder
 from .finder import BATCH_PIXELS, Finder, ModelFinder
@@ -100,6 +100,8 @@ class CellPredictor:
         Raises:
             ValueError: for an array of another shape or type.
         """
+        for image in images:
+            check_image_array(image)
         return self._find(images) if images else []
 
     def predict_all(self, items: Iterable[Source]) -> Iterator[Instances]:
@@ -165,6 +167,8 @@ class CellPredictor:
     @contextmanager
     def _tiled(self, source: Source) -> Iterator[ImageWindows | None]:
         """Open an image that is to be tiled; None where it is to be read whole."""
+        if isinstance(source, np.ndarray):
+            check_image_array(source)
         if self.tile_size == 0 or (
             isinstance(source, np.ndarray) and max(source.shape[:2]) <= self.tile_size
         ):

@@ -24,9 +24,11 @@ Rules, for each set of detections that links connect:
 4. The other cut detections are joined where they are linked, and make one cell: all their pixels,
    score and class of the best of them. Links between classes come last, and do not join what one
    tile tells apart. The cell is kept if a responsible tile found one of its parts, or if the tile
-   responsible for all of it, by the box around it, did.
+   responsible for all of it, by the box around it, did, or if it reaches out of that tile: then
+   that two others found it counts for more.
 5. A cut detection left alone is kept, too, if its tile is responsible. It is counted, for there may
    be more of this cell than was found.
+6. What is cut and not kept is counted, too.
 """
 
 from __future__ import annotations
@@ -56,11 +58,14 @@ class SeamResolver:
     Attributes:
         num_joined: cells made of parts so far.
         num_cut: cells so far that end where a tile does.
+        num_denied: cut detections so far, joined or alone, that are left out because the
+            responsible tile did not find them.
     """
 
     def __init__(self, grid: TileGrid, min_shared: float) -> None:
         self.num_joined = 0
         self.num_cut = 0
+        self.num_denied = 0
         self._grid = grid
         self._min_shared = min_shared
         self._waiting: list[Detections] = []
@@ -102,7 +107,9 @@ class SeamResolver:
         linked = np.zeros(len(detections), dtype=bool)
         linked[links.first] = linked[links.second] = True
         alone = settled & ~linked & detections.responsible
+        denied = settled & ~linked & ~detections.responsible
         self.num_cut += int((alone & ~detections.whole).sum())
+        self.num_denied += int((denied & ~detections.whole).sum())
         cells = [[index] for index in np.flatnonzero(alone).tolist()]
 
         order = np.argsort(component[links.first], kind="stable")
@@ -152,20 +159,26 @@ class SeamResolver:
                 groups.join_if_apart(first, second, detections.tiles)
         cells = []
         for group in groups.all():
-            if detections.responsible[group].any() or self._answers_for(
+            if detections.responsible[group].any() or self._is_believed(
                 detections[np.array(group)]
             ):
                 self.num_joined += len(group) > 1
                 self.num_cut += len(group) == 1
                 cells.append(sorted(group, key=lambda i: (-detections.scores[i], i)))
+            else:
+                self.num_denied += 1
         return cells
 
-    def _answers_for(self, parts: Detections) -> bool:
-        """Whether the tile responsible for all parts together is among theirs."""
+    def _is_believed(self, parts: Detections) -> bool:
+        """Whether parts count that no tile responsible for one of them found.
+
+        So they do if the tile responsible for all of them together is among theirs, or if they are
+        several, and reach out of that tile.
+        """
         box = np.concatenate([parts.boxes[:, :2].min(axis=0), parts.boxes[:, 2:].max(axis=0)])
-        numbers = set(parts.tiles.tolist())
-        tiles = [self._grid.tile(*divmod(n, self._grid.num_columns)) for n in numbers]
-        return any(self._grid.answers_for(tile, box[None])[0] for tile in tiles)
+        tile = self._grid.responsible_tile(box)
+        reaches_out = self._grid.depths(tile, box[None])[0] < 0
+        return tile.number in parts.tiles or (len(parts) > 1 and bool(reaches_out))
 
 
 class _Groups:

@@ -101,6 +101,17 @@ class TileGrid:
         in_columns = (x_bounds[tile.column] <= x) & (x < x_bounds[tile.column + 1])
         return in_columns & (y_bounds[tile.row] <= y) & (y < y_bounds[tile.row + 1])
 
+    def responsible_tile(self, box: np.ndarray) -> Tile:
+        """Return the tile in whose core a box is centred.
+
+        Args:
+            box: (4,) XYXY in pixels of the image.
+        """
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        row = np.searchsorted(self.rows.core_bounds, y, side="right") - 1
+        column = np.searchsorted(self.columns.core_bounds, x, side="right") - 1
+        return self.tile(int(row), int(column))
+
     def depths(self, tile: Tile, boxes: np.ndarray) -> np.ndarray:
         """Return how far boxes lie inside a tile.
 

@@ -100,6 +100,13 @@ def _predict_rows(
             windows.name,
             resolver.num_cut,
         )
+    if resolver.num_denied:
+        logger.info(
+            "%s: %d detections that end at the border of a tile were left out, because the tile "
+            "that shows them best did not find them",
+            windows.name,
+            resolver.num_denied,
+        )
 
 
 def _batches(tiles: Sequence[Tile], batch_size: int) -> Iterator[list[Tile]]:

@@ -7,57 +7,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data import detection_utils as utils
 from detectron2.structures import BitMasks, BoxMode
 from pycocotools import mask as coco_mask
 
-from cellseg_d2.data.datasets import label_components, load_cell_dicts, register_cell_dataset
+from cellseg_d2.data.datasets import label_components, load_cell_dicts
 from cellseg_d2.errors import CellDataError
 
-SIZE = (24, 30)
-
-
-def write(folder, label_maps, size=SIZE):
-    folder.mkdir(parents=True)
-    tifffile.imwrite(folder / "image.tif", np.zeros((*size, 3), np.uint8), photometric="rgb")
-    for number, label_map in label_maps.items():
-        tifffile.imwrite(folder / f"class{number}.tif", label_map.astype(np.float64))
-
-
-def label_map(*boxes):
-    """A map of rectangles (id, y0, y1, x0, x1); the same id may come twice."""
-    array = np.zeros(SIZE, np.int32)
-    for value, y0, y1, x0, x1 in boxes:
-        array[y0:y1, x0:x1] = value
-    return array
-
-
-MAPS = {
-    1: label_map((1, 0, 4, 0, 5), (2, 10, 11, 10, 11)),
-    # 3 in two parts, 5 and 6 touching, ids run on from class 1
-    2: label_map((3, 1, 3, 20, 25), (3, 20, 24, 0, 9), (5, 8, 12, 2, 8), (6, 8, 12, 8, 14)),
-}
-
-
-@pytest.fixture
-def root(tmp_path):
-    root = tmp_path / "data"
-    write(root / "train/b", MAPS)
-    write(root / "train/a", {})
-    write(root / "train/c", {4: label_map((9, 3, 9, 3, 9)), 3: label_map()})
-    return root
-
-
-def same(one, other):
-    """Equality of dicts that hold arrays."""
-    if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and np.array_equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return type(one) is type(other) and one == other
+from .label_roots import MAPS, SIZE, label_map, same
 
 
 class TestDicts:
@@ -286,91 +243,6 @@ class TestTestSplit:
     def test_no_test_images(self, tmp_path):
         with pytest.raises(CellDataError, match="test_release"):
             load_cell_dicts(tmp_path, split="test")
-
-
-class TestRegister:
-    names = ("a", "b", "c", "d")
-    colors = ((1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12))
-
-    @pytest.fixture(autouse=True)
-    def clean_catalogs(self):
-        yield
-        for catalog in (DatasetCatalog, MetadataCatalog):
-            for name in [name for name in catalog.list() if name.startswith("cells_unit_")]:
-                catalog.remove(name)
-
-    def test_loads_when_asked(self, root):
-        register_cell_dataset("cells_unit_x", root / "gone", class_names=self.names)
-        with pytest.raises(CellDataError):
-            DatasetCatalog.get("cells_unit_x")
-        register_cell_dataset(
-            "cells_unit_x", root, class_names=self.names, class_colors=self.colors, min_area=24
-        )
-        assert same(DatasetCatalog.get("cells_unit_x"), load_cell_dicts(root, min_area=24))
-        metadata = MetadataCatalog.get("cells_unit_x")
-        assert metadata.thing_classes == list(self.names)
-        assert metadata.thing_colors == list(self.colors)
-        assert metadata.evaluator_type == "cell"
-
-    def test_number_of_classes_is_that_of_the_names(self, root):
-        register_cell_dataset("cells_unit_x", root, class_names=("a", "b"))
-        with pytest.raises(CellDataError, match="class4.tif"):
-            DatasetCatalog.get("cells_unit_x")
-
-    def test_given_dicts(self, root):
-        calls = []
-
-        def val():
-            calls.append(1)
-            return load_cell_dicts(root)[:1]
-
-        register_cell_dataset("cells_unit_x", root, class_names=self.names, dicts=val)
-        assert not calls
-        assert len(DatasetCatalog.get("cells_unit_x")) == 1 and calls
-
-    def test_again(self, root, tmp_path):
-        def register(**options):
-            arguments = {"class_names": self.names, **options}
-            register_cell_dataset("cells_unit_x", root, **arguments)
-            return DatasetCatalog["cells_unit_x"]
-
-        first = register()
-        MetadataCatalog.get("cells_unit_x").set(json_file="kept.json")
-        assert register() is first
-        assert MetadataCatalog.get("cells_unit_x").json_file == "kept.json"
-        assert register(min_area=3) is not first
-        assert not hasattr(MetadataCatalog.get("cells_unit_x"), "json_file")
-        register(class_names=("a", "b", "c", "e"))
-        assert MetadataCatalog.get("cells_unit_x").thing_classes[3] == "e"
-        register(dicts=list)
-        assert DatasetCatalog.get("cells_unit_x") == []
-
-    def test_foreign_names_stay(self, root):
-        before = DatasetCatalog["coco_2017_val"]
-        with pytest.raises(ValueError, match="another kind"):
-            register_cell_dataset("coco_2017_val", root, class_names=self.names)
-        assert DatasetCatalog["coco_2017_val"] is before
-
-    def test_wrong_usage(self, root):
-        with pytest.raises(ValueError, match="4 colours for 2 classes"):
-            register_cell_dataset(
-                "cells_unit_x", root, class_names=("a", "b"), class_colors=self.colors
-            )
-        with pytest.raises(ValueError, match="min_area"):
-            register_cell_dataset(
-                "cells_unit_x", root, class_names=self.names, dicts=list, min_area=2
-            )
-
-        with pytest.raises(TypeError, match="min_size"):
-            register_cell_dataset("cells_unit_x", root, class_names=self.names, min_size=2)
-        assert "cells_unit_x" not in DatasetCatalog
-
-    def test_detectron2_loader_takes_it(self, root):
-        register_cell_dataset("cells_unit_x", root, class_names=self.names)
-        loader = build_detection_test_loader(
-            DatasetCatalog.get("cells_unit_x"), mapper=lambda record: record["image_id"]
-        )
-        assert [batch for batch in loader] == [[1], [2], [3]]
 
 
 class TestRealData:

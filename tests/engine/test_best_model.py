@@ -167,6 +167,21 @@ def test_where_nothing_is_evaluated_no_score_counts(tiny) -> None:
     assert best_metric(tiny("DATASETS.TEST", ())) == ""
 
 
+def test_training_images_alone_choose_no_model_unless_asked(tiny, tmp_path: Path, caplog) -> None:
+    checkpointer = CellCheckpointer(nn.Linear(1, 1), str(tmp_path))
+    options = ["DATASETS.TEST", (), "TEST.TRAIN_IMAGES", 2]
+    best = BestModel.from_config(tiny(*options), checkpointer, None)
+    assert best.metric == ""
+    assert "no best model is kept: DATASETS.TEST is empty" in caplog.text
+    assert "TEST.BEST_METRIC train/segm/AP50 would" in caplog.text
+    best.update({"train/segm": {"AP50": 1.0}}, 0)
+    assert not list(tmp_path.glob("*.pth"))
+    caplog.clear()
+    asked = tiny(*options, "TEST.BEST_METRIC", "train/segm/AP50", "TEST.EARLY_STOPPING.PATIENCE", 2)
+    assert BestModel.from_config(asked, checkpointer, None).metric == "train/segm/AP50"
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "metric", "message"),
     [
@@ -177,6 +192,12 @@ def test_where_nothing_is_evaluated_no_score_counts(tiny) -> None:
         ([], "train/segm/AP50", "the scores are bbox/AP, "),
         (["MODEL.MASK_ON", False], "segm/AP50", "the scores are bbox/AP, "),
         (["DATASETS.TEST", ("cells_val", "b")], "segm/AP05", "are cells_val/bbox/AP, .* b/segm/AP"),
+        (
+            ["DATASETS.TEST", (), "TEST.TRAIN_IMAGES", 2, "TEST.EARLY_STOPPING.PATIENCE", 3],
+            "segm/AP50",
+            "the scores are train/bbox/AP, ",
+        ),
+        (["DATASETS.TEST", (), "TEST.TRAIN_IMAGES", 2], "train/AP50", "are train/bbox/AP, "),
         (["TEST.EARLY_STOPPING.PATIENCE", -1], "segm/AP", "PATIENCE is -1"),
         (["TEST.EARLY_STOPPING.MIN_GAIN", -1.0], "segm/AP", "MIN_GAIN is -1"),
         (["TEST.EARLY_STOPPING.PATIENCE", 3], "", "needs a TEST.BEST_METRIC"),

@@ -35,6 +35,11 @@ def test_its_scores_are_told_from_the_validations(tiny, train) -> None:
     assert {"train/segm/AP50", "ema/segm/AP50", "segm/AP50"} <= set(trainer.storage.latest())
 
 
+def test_training_images_alone_may_be_evaluated(tiny, train) -> None:
+    trainer = train(tiny("DATASETS.TEST", (), "TEST.TRAIN_IMAGES", 2))
+    assert list(trainer.evaluation.results) == ["train/bbox", "train/segm", "train/panoptic"]
+
+
 def test_names_and_numbers_that_cannot_be(tiny) -> None:
     with pytest.raises(ConfigError, match="TRAIN_IMAGES is -2"):
         register_train_sample(tiny("TEST.TRAIN_IMAGES", -2))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import print_csv_format, verify_results
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from cellseg_d2.evaluation import CellEvaluator, coco_scores, evaluator
@@ -89,6 +92,18 @@ def test_scores_of_its_predictions(dataset) -> None:
     ]
     assert results["panoptic"] == pytest.approx(panoptic_scores(compared, NAMES), nan_ok=True)
     assert 5 < results["panoptic"]["PQ"] < 95  # the case is neither trivial nor hopeless
+
+
+def test_the_scores_are_logged_once(dataset, caplog) -> None:
+    records, _, predictions = dataset
+    caplog.set_level(logging.INFO)
+    results = evaluated(records, predictions).evaluate()
+    caplog.clear()
+    print_csv_format(results)  # as Detectron2's trainer does with what the evaluator answers
+    verify_results(get_cfg(), results)
+    assert not caplog.text
+    logging.getLogger("detectron2.evaluation.testing").info("Results verification failed")
+    assert "verification failed" in caplog.text, "what else is logged there stays"
 
 
 @pytest.mark.parametrize("shares", [[[0, 2], [1]], [[2], [], [1, 0]]])

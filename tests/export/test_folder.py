@@ -109,6 +109,23 @@ def test_a_finished_run_begins_anew(tmp_path: Path) -> None:
     assert len(again.seen) == 2
 
 
+def test_outputs_of_other_images_are_refused_before_anything_is_predicted(tmp_path: Path) -> None:
+    dicts, out = save_images(tmp_path / "images", 3), tmp_path / "out"
+    predict(dicts, out, DiscPredictor())
+    before = contents(out)
+    later = DiscPredictor()
+    with pytest.raises(CellDataError, match=r"out/labels: found 1 of .*\(tile_0002\)"):
+        predict(dicts[:2], out, later)
+    # The label TIFFs are asked for again, the others are not.
+    with pytest.raises(CellDataError, match=r"out/geojson: found 3 of .*\(tile_0000.geojson, "):
+        predict(dicts, out, later, OutputOptions(labels=True))
+    assert later.seen == [] and contents(out) == before
+    (out / "geojson" / ".DS_Store").touch()
+    (out / "geojson" / "tile_0009.geojson.part").touch()
+    predict(dicts, out, later)
+    assert len(later.seen) == 3
+
+
 def test_images_that_cannot_be_read_are_named_and_the_others_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

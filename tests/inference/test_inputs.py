@@ -32,3 +32,25 @@ def test_nothing_there_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CellDataError, match=name):
         find_images([tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["x/image.tif", "loose.tif", "more.TIFF"], "loose.tif, more.TIFF beside folders"),
+        (["x/image.tif", "y/scan.tif"], "y: found scan.tif without image.tif"),
+        (["image.tif", "image2.tif"], "image.tif, and image2.tif, no class files"),
+    ],
+)
+def test_no_image_is_left_out_without_a_word(
+    tmp_path: Path, files: list[str], message: str
+) -> None:
+    touch(*(tmp_path / name for name in files))
+    with pytest.raises(CellDataError, match=message):
+        find_images([tmp_path])
+
+
+def test_what_is_no_image_does_not_disturb(tmp_path: Path) -> None:
+    touch(tmp_path / "x" / "image.tif", tmp_path / "x" / "class1.tif", tmp_path / "x" / "old.tif")
+    touch(tmp_path / "notes.txt", tmp_path / "empty" / "notes.txt", tmp_path / ".hidden.tif")
+    assert find_images([tmp_path]) == find_images([tmp_path / "x"]) == [tmp_path / "x/image.tif"]

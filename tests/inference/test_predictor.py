@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -229,9 +230,30 @@ def test_settings_out_of_range_are_refused(weights, options: list[str], message:
         CellPredictor(cfg)
 
 
-@pytest.mark.parametrize("bad", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)])
-def test_other_arrays_are_refused(weights, bad: np.ndarray) -> None:
-    predictor = CellPredictor(tiny_config("MODEL.WEIGHTS", weights[0]))
-    for ask in (predictor, lambda a: predictor.find_batch([a]), lambda a: [*predictor.stream(a)]):
-        with pytest.raises(ValueError, match="uint8"):
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((), np.uint8),
+        np.zeros(0, np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((8, 0, 3), np.uint8),
+    ],
+    ids=lambda a: f"{a.shape} {a.dtype}",
+)
+@pytest.mark.parametrize("tile", ["0", "64"])
+def test_other_arrays_are_refused(weights, bad: np.ndarray, tile: str) -> None:
+    options = ("TEST.TILE.SIZE", tile, "TEST.TILE.OVERLAP", "16")
+    predictor = CellPredictor(tiny_config("MODEL.WEIGHTS", weights[0], *options))
+    found = re.escape(f"(H, W, 3) uint8 of at least one pixel, got {bad.shape} {bad.dtype}")
+    for ask in (
+        predictor,
+        lambda a: predictor.find_batch([a]),
+        lambda a: [*predictor.predict_all([a])],
+        lambda a: [*predictor.stream(a)],
+    ):
+        with pytest.raises(ValueError, match=found):
             ask(bad)

@@ -62,7 +62,7 @@ def test_one_tile_answers_for_a_box_and_sees_it_whole_if_any_does(height, width,
     tiles = [grid.tile(r, c) for r in range(grid.num_rows) for c in range(grid.num_columns)]
     assert [tile.number for tile in tiles] == list(range(len(tiles)))
     answering = [tile for tile in tiles if grid.answers_for(tile, box)[0]]
-    assert len(answering) == 1
+    assert answering == [grid.responsible_tile(box[0])]
     inside = [
         t.left <= x0 and x1 <= t.left + t.width and t.top <= y0 and y1 <= t.top + t.height
         for t in tiles

@@ -175,6 +175,9 @@ class TestVisualizeJsonResults:
         chosen = [*self.arguments(predictions, images, out), "--score-threshold", "0.3"]
         assert tool.main(chosen) == 0
         assert count(overlay(out, "b"), CLASS_PALETTE[3]) == 400
+        with pytest.raises(SystemExit) as stop:
+            tool.main([*chosen[:-1], "50"])
+        assert stop.value.code == 2
 
     def test_the_id_map_names_the_images(
         self, tool: ModuleType, images: Path, tmp_path: Path
