@@ -20,6 +20,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+# Read when PyTorch is loaded: how long a thread that waits for others spins before it sleeps. GNU
+# OpenMP's default is so long that two trainings beside each other all but stop.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 

@@ -19,10 +19,15 @@ python train_net.py --num-gpus 2 --config-file output/config.yaml --resume MODEL
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# Read when PyTorch is loaded: how long a thread that waits for others spins before it sleeps. GNU
+# OpenMP's default is so long that two trainings beside each other all but stop.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
 from detectron2.config import CfgNode

@@ -16,10 +16,15 @@ Exit status: 0 when all is well, 1 on a fault in the data, 2 on wrong usage.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+
+# Read when PyTorch is loaded: how long a thread that waits for others spins before it sleeps. GNU
+# OpenMP's default is so long that two trainings beside each other all but stop.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
