@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import platform
 import sys
@@ -120,8 +121,10 @@ def row(result: Comparison) -> list[str]:
         f"{1e3 * result.our_seconds:.2f}",
         f"{result.ratio:.2f}" if result.ratio < 10 else f"{result.ratio:.0f}",
         goal(result) + ("" if result.reached else "  MISSED"),
-        f"{result.reference_memory:.0f}",
-        f"{result.our_memory:.0f}",
+        *(
+            "" if math.isnan(memory) else f"{memory:.0f}"
+            for memory in (result.reference_memory, result.our_memory)
+        ),
     ]
 
 
