@@ -13,6 +13,8 @@ from cellseg_d2 import ConfigError, load_config
 from cellseg_d2.data import CellDatasetMapper, load_cell_dicts
 from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset
 from cellseg_d2.engine.ablation_file import Ablation, Split, Variant, read_ablation
+from cellseg_d2.engine.best_model import best_metric
+from cellseg_d2.engine.solver import epochs_to_iterations
 from cellseg_d2.modeling.parameter_count import count_parameters
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -217,6 +219,13 @@ def test_every_shipped_variant_loads_and_is_another(path: Path) -> None:
     full = [cfg.dump() for cfg in configs(path, "").values()]
     small = [cfg.dump() for cfg in configs(path, "cpu").values()]
     assert len(set(full + small)) == 2 * len(full) >= 4
+
+
+@pytest.mark.parametrize("form", ["", "cpu"])
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_variant_evaluates_as_often_as_it_needs_to(path: Path, form: str) -> None:
+    for cfg in configs(path, form).values():
+        best_metric(epochs_to_iterations(cfg, 100))  # refuses early stopping without evaluations
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
