@@ -228,6 +228,21 @@ def test_every_shipped_variant_evaluates_as_often_as_it_needs_to(path: Path, for
         best_metric(epochs_to_iterations(cfg, 100))  # refuses early stopping without evaluations
 
 
+def test_all_systems_differ_in_their_model_and_recipe_only_and_share_the_splits() -> None:
+    path = CONFIGS / "ablations" / "systems.yaml"
+    ablation = read_ablation(path, "cpu")
+    assert [split.name for split in ablation.splits] == ["a", "b"] and len(ablation.seeds) == 2
+    held_out = [set(yaml.safe_load(split.options[1])) for split in ablation.splits]
+    assert [len(names) for names in held_out] == [5, 5] and not held_out[0] & held_out[1]
+    of_the_budget = ("CROP.SIZE", "IMS_PER_BATCH", "BASE_LR", "AMP.DTYPE", "DETECTIONS_PER_IMAGE")
+    dumps = [flat(yaml.safe_load(c.dump())) for c in configs(path, "cpu").values()]
+    for key in (key for key in dumps[0] if key.endswith(of_the_budget)):
+        assert all(dump[key] == dumps[0][key] for dump in dumps), key
+    for cfg in configs(path, "cpu").values():
+        best_metric(cfg)
+        assert cfg.MODEL.WEIGHTS == "" and 2500 < cfg.SOLVER.MAX_ITER < 3000
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_in_the_small_form_only_the_factor_differs(path: Path) -> None:
     dumps = [flat(yaml.safe_load(c.dump())) for c in configs(path, "cpu").values()]
