@@ -52,6 +52,27 @@ class ImageResult:
     dropped: int
 
 
+@dataclass(frozen=True)
+class ImageLabels:
+    """One image's cells, each pixel in at most one of the ground truth and one predicted.
+
+    Attributes:
+        gt: the ground truth's label map.
+        pred: the predictions'.
+        overlaps: of the N and M instances of the two maps; the arrays below are in its order.
+        gt_classes: (N,) int64 from 0.
+        pred_classes: (M,) int64 from 0.
+        pred_scores: (M,) float64.
+    """
+
+    gt: FlatLabels
+    pred: FlatLabels
+    overlaps: InstanceOverlaps
+    gt_classes: np.ndarray
+    pred_classes: np.ndarray
+    pred_scores: np.ndarray
+
+
 def compare_image(
     record: dict[str, Any],
     predictions: Sequence[dict[str, Any]],
@@ -72,15 +93,9 @@ def compare_image(
         num_classes: C.
         score_threshold: predictions of a lower score are left out.
     """
-    size = (record["height"], record["width"])
     annotations = record["annotations"]
-    shown = [p for p in predictions if p["score"] >= score_threshold]
-    gt = _flatten_ground_truth(annotations, size)
-    pred = flatten_masks([p["segmentation"] for p in shown], [p["score"] for p in shown], size)
-    overlaps = instance_overlaps(gt.label_map, pred.label_map)
-    # The classes of the instances in the order of the overlaps.
-    gt_classes = _classes(annotations)[gt.kept[overlaps.gt.ids - 1]]
-    pred_classes = _classes(shown)[pred.kept[overlaps.pred.ids - 1]]
+    maps = flatten_image(record, predictions, score_threshold)
+    overlaps, gt_classes, pred_classes = maps.overlaps, maps.gt_classes, maps.pred_classes
 
     matched = overlaps.matches()
     near = match_centroids(overlaps.gt.centroids, overlaps.pred.centroids)
@@ -88,9 +103,7 @@ def compare_image(
         record["image_id"],
         match_counts(overlaps),
         tuple(
-            match_counts(
-                _within_class(category, overlaps, gt_classes, pred_classes, annotations, pred)
-            )
+            match_counts(_within_class(category, maps, annotations))
             for category in range(num_classes)
         ),
         tuple(counts_over_iou(overlaps)),
@@ -104,29 +117,47 @@ def compare_image(
             num_classes,
         ),
         confusion_matrix(gt_classes, pred_classes, *near, num_classes),
-        gt.dropped,
-        pred.dropped,
+        maps.gt.dropped,
+        maps.pred.dropped,
+    )
+
+
+def flatten_image(
+    record: dict[str, Any], predictions: Sequence[dict[str, Any]], score_threshold: float
+) -> ImageLabels:
+    """Make label maps of one image's ground truth and predictions; see ``compare_image``."""
+    size = (record["height"], record["width"])
+    annotations = record["annotations"]
+    shown = [p for p in predictions if p["score"] >= score_threshold]
+    gt = _flatten_ground_truth(annotations, size)
+    pred = flatten_masks([p["segmentation"] for p in shown], [p["score"] for p in shown], size)
+    overlaps = instance_overlaps(gt.label_map, pred.label_map)
+    gt_kept, pred_kept = gt.kept[overlaps.gt.ids - 1], pred.kept[overlaps.pred.ids - 1]
+    scores = np.array([p["score"] for p in shown], dtype=np.float64)
+    return ImageLabels(
+        gt,
+        pred,
+        overlaps,
+        _classes(annotations)[gt_kept],
+        _classes(shown)[pred_kept],
+        scores[pred_kept],
     )
 
 
 def _within_class(
-    category: int,
-    overlaps: InstanceOverlaps,
-    gt_classes: np.ndarray,
-    pred_classes: np.ndarray,
-    annotations: Sequence[dict[str, Any]],
-    pred: FlatLabels,
+    category: int, maps: ImageLabels, annotations: Sequence[dict[str, Any]]
 ) -> InstanceOverlaps:
     own = [a for a in annotations if a["category_id"] == category]
-    chosen = gt_classes == category
-    whole_areas = areas(decode_runs([a["segmentation"] for a in own], pred.label_map.shape))
-    if whole_areas.sum() == overlaps.gt.areas[chosen].sum():
-        return overlaps.select(chosen, pred_classes == category)
+    chosen = maps.gt_classes == category
+    pred_map = maps.pred.label_map
+    whole_areas = areas(decode_runs([a["segmentation"] for a in own], pred_map.shape))
+    if whole_areas.sum() == maps.overlaps.gt.areas[chosen].sum():
+        return maps.overlaps.select(chosen, maps.pred_classes == category)
     # Other classes cover some of it.
-    layer = _flatten_ground_truth(own, pred.label_map.shape)
-    whole = instance_overlaps(layer.label_map, pred.label_map)
+    layer = _flatten_ground_truth(own, pred_map.shape)
+    whole = instance_overlaps(layer.label_map, pred_map)
     # The predictions are the same, in the same order.
-    return whole.select(np.ones(len(whole.gt), dtype=bool), pred_classes == category)
+    return whole.select(np.ones(len(whole.gt), dtype=bool), maps.pred_classes == category)
 
 
 def _flatten_ground_truth(

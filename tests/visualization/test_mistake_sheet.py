@@ -1,0 +1,86 @@
+"""Which mistakes are shown, and where the pieces are cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
+
+from cellseg_d2.evaluation.mistakes import FATES, FOUND, MERGED, MISSED, Cells
+from cellseg_d2.visualization.mistake_sheet import choose_mistakes, draw_mistakes
+
+
+def cells(fate, *, image=None, diameter=None, score=None, category=None, partner=None, iou=None):
+    n = len(fate)
+
+    def column(values, fill):
+        return np.array(values) if values is not None else np.full(n, fill)
+
+    center = np.stack([np.arange(n) * 10.0, np.arange(n) * 10.0], axis=1)
+    zeros = np.zeros(n)
+    return Cells(
+        column(image, 0),
+        column(category, 0),
+        center,
+        column(diameter, 1.0),
+        zeros,
+        zeros,
+        column(partner, -1),
+        column(iou, 0.0),
+        np.array(fate),
+        column(score, np.nan),
+    )
+
+
+NOTHING = cells([])
+
+
+def test_the_largest_of_each_image_come_first() -> None:
+    gt = cells([MISSED] * 5 + [FOUND], image=[0, 0, 1, 1, 2, 2], diameter=[9, 8, 3, 2, 7, 99])
+    chosen = choose_mistakes(gt, NOTHING, ["a"], each=4)
+    assert [(m.image, m.center[0]) for m in chosen] == [(0, 0), (2, 40), (1, 20), (0, 10)]
+    assert {m.title for m in chosen} == {"missed: a"}
+
+
+def test_the_surest_wrong_names_and_spurious_cells() -> None:
+    pred = cells(
+        [FOUND, FOUND, FOUND, MISSED, MISSED],
+        category=[0, 1, 1, 0, 1],
+        partner=[0, 0, 0, -1, -1],
+        iou=[0.9, 0.8, 0.7, 0.0, 0.3],
+        score=[0.99, 0.5, 0.75, 0.6, 0.95],
+    )
+    chosen = choose_mistakes(cells([MERGED]), pred, ["a", "b"], each=1)
+    # The last prediction touches a cell by .3: that is the misdrawn cell's mistake.
+    assert [m.title for m in chosen] == [
+        "merged: a",
+        "a named b, score 0.75",
+        "spurious: a, score 0.60",
+    ]
+    assert not choose_mistakes(cells([FOUND]), cells([FOUND], partner=[0]), ["a"])
+    assert len(FATES) == 5
+
+
+def test_pieces_show_the_place_and_its_masks() -> None:
+    image = np.full((200, 300, 3), 255, np.uint8)
+    image[140:150, 240:250] = (0, 0, 255)
+    mask = np.zeros((200, 300), np.uint8)
+    mask[140:150, 240:250] = 1
+    rle = mask_util.encode(np.asfortranarray(mask))
+    truth = {5: [{"category_id": 0, "segmentation": rle, "bbox": [240, 140, 250, 150]}]}
+    truth[5][0]["bbox_mode"] = BoxMode.XYXY_ABS
+    chosen = choose_mistakes(cells([MISSED], image=[5]), NOTHING, ["a"])
+    sheet = draw_mistakes(chosen, {5: ("x", image)}, truth, {5: []}, ["a"])
+    # At the origin: nothing but white in all three pieces.
+    assert not (sheet == (0, 0, 255)).all(axis=2).any()
+    gt = cells([MISSED], image=[5])
+    gt.center[:] = (245, 145)
+    drawn = draw_mistakes(
+        choose_mistakes(gt, NOTHING, ["a"]), {5: ("x", image)}, truth, {5: []}, ["a"]
+    )
+    blue = (drawn[..., 0] < 10) & (drawn[..., 2] > 245)
+    columns = [blue[:, :270].sum(), blue[:, 270:540].sum(), blue[:, 540:].sum()]
+    # 10 of 96 pixels, at 260 of them: the image and the prediction, and the mask in between.
+    assert all(abs(np.sqrt(n) - 10 * 260 / 96) < 3 for n in (columns[0], columns[2]))
+    # Its colour lies over the ground truth's.
+    assert columns[1] == 0
