@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..structures.distinct import distinct_instances
 from ..structures.flatten import FlatLabels, flatten_masks
 from ..structures.run_decoding import decode_runs
 from ..structures.run_sets import areas
@@ -37,7 +38,7 @@ class ImageResult:
         confusion: (C + 1, C + 1), pairs matched by IoU; see ``confusion_matrix``.
         centroid_confusion: (C + 1, C + 1), pairs matched by centroid.
         covered: ground-truth instances that others cover wholly, in no count but ``by_class``.
-        dropped: predictions that better ones cover wholly, in no count.
+        dropped: predictions that better ones cover for the most part, in no count.
     """
 
     image_id: int
@@ -59,6 +60,7 @@ class ImageLabels:
     Attributes:
         gt: the ground truth's label map.
         pred: the predictions'.
+        dropped: predictions that better ones cover for the most part, and that are not in ``pred``.
         overlaps: of the N and M instances of the two maps; the arrays below are in its order.
         gt_classes: (N,) int64 from 0.
         pred_classes: (M,) int64 from 0.
@@ -67,6 +69,7 @@ class ImageLabels:
 
     gt: FlatLabels
     pred: FlatLabels
+    dropped: int
     overlaps: InstanceOverlaps
     gt_classes: np.ndarray
     pred_classes: np.ndarray
@@ -81,7 +84,8 @@ def compare_image(
 ) -> ImageResult:
     """Measure one image's predictions.
 
-    Predictions are flattened over all classes: each pixel belongs to at most one. Ground truth has
+    Predictions are flattened over all classes: each pixel belongs to at most one, and what better
+    ones cover for the most part is left out (``distinct_instances``). Ground truth has
     no scores; where its instances overlap, as those of different classes may, the later one in the
     annotations' order is on top, as a polygon painted later is. Within one class, though, its
     instances are compared whole, whatever those of other classes cover.
@@ -118,7 +122,7 @@ def compare_image(
         ),
         confusion_matrix(gt_classes, pred_classes, *near, num_classes),
         maps.gt.dropped,
-        maps.pred.dropped,
+        maps.dropped,
     )
 
 
@@ -128,7 +132,11 @@ def flatten_image(
     """Make label maps of one image's ground truth and predictions; see ``compare_image``."""
     size = (record["height"], record["width"])
     annotations = record["annotations"]
-    shown = [p for p in predictions if p["score"] >= score_threshold]
+    sure = [p for p in predictions if p["score"] >= score_threshold]
+    distinct = distinct_instances(
+        [p["segmentation"] for p in sure], [p["score"] for p in sure], size
+    )
+    shown = [sure[index] for index in distinct]
     gt = _flatten_ground_truth(annotations, size)
     pred = flatten_masks([p["segmentation"] for p in shown], [p["score"] for p in shown], size)
     overlaps = instance_overlaps(gt.label_map, pred.label_map)
@@ -137,6 +145,7 @@ def flatten_image(
     return ImageLabels(
         gt,
         pred,
+        len(sure) - len(shown) + pred.dropped,
         overlaps,
         _classes(annotations)[gt_kept],
         _classes(shown)[pred_kept],

@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 
+from ..structures.distinct import distinct_instances
 from .rle_counts import decode_crop
 
 
@@ -32,7 +33,10 @@ class Cell:
 
 
 def select_cells(instances: Instances, score_threshold: float) -> Instances:
-    """Return the instances that are shown: those that have a pixel and are sure enough.
+    """Return the instances that are shown: those that are sure enough, and one for each cell.
+
+    See ``distinct_instances``: of two that cover each other for the most part, whatever their
+    classes, the better is shown.
 
     Args:
         instances: N instances with ``scores`` and ``pred_masks`` (``RLEMasks``).
@@ -43,8 +47,9 @@ def select_cells(instances: Instances, score_threshold: float) -> Instances:
     """
     if not len(instances):
         return instances
-    has_pixels = instances.pred_masks.get_bounding_boxes().nonempty()
-    return instances[(instances.scores >= score_threshold) & has_pixels]
+    sure = instances[instances.scores >= score_threshold]
+    scores = sure.scores.cpu().numpy()
+    return sure[distinct_instances(sure.pred_masks.rles, scores, sure.image_size)]
 
 
 def iter_cells(instances: Instances, first_id: int = 1) -> Iterator[Cell]:

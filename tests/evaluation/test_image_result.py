@@ -127,3 +127,14 @@ def test_empty_images() -> None:
     assert missed.by_class[1].fn == 1 and missed.confusion[1, 2] == 1 and missed.aji == 0
     spurious = compare_image(image_of([], []), predictions_of([square(0, 0)], [1], [1]), 2, 0.5)
     assert spurious.by_class[1].fp == 1 and spurious.centroid_confusion[2, 1] == 1
+
+
+def test_a_cell_answered_twice_counts_once() -> None:
+    record = image_of([square(0, 0), square(40, 40)], [0, 1])
+    # The second cell as two classes, a pixel apart: no sliver of the worse is left.
+    masks = [square(0, 0), square(40, 40), square(41, 40)]
+    found = compare_image(record, predictions_of(masks, [0, 0, 1], [0.9, 0.6, 0.7]), 2, 0.5)
+    assert (found.overall.tp, found.overall.fp, found.overall.fn) == (2, 0, 0)
+    assert found.dropped == 1
+    assert [(counts.tp, counts.fp) for counts in found.by_class] == [(1, 0), (1, 0)]
+    assert found.centroid_confusion.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]

@@ -26,15 +26,24 @@ def test_cells_are_numbered_and_hold_their_masks() -> None:
 
 
 def test_unsure_and_empty_ones_are_left_out() -> None:
-    full, empty = np.ones(SIZE), np.zeros(SIZE)
-    instances = make_instances([full, empty, full, full], [0.9, 0.8, 0.5, 0.4], [0, 1, 2, 3], SIZE)
+    a, b, c = np.zeros((3, *SIZE))
+    a[:10], b[10:20], c[20:30] = 1, 1, 1
+    masks = [a, np.zeros(SIZE), b, c]
+    instances = make_instances(masks, [0.9, 0.8, 0.5, 0.4], [0, 1, 2, 3], SIZE)
     assert select_cells(instances, 0.5).pred_classes.tolist() == [0, 2]
     assert select_cells(instances, 0.0).pred_classes.tolist() == [0, 2, 3]
 
 
+def test_a_cell_of_two_classes_is_shown_as_the_surer_one() -> None:
+    a, b = np.zeros((2, *SIZE))
+    a[:10], b[2:11] = 1, 1  # 8 of its 9 rows are the other's
+    instances = make_instances([b, a], [0.6, 0.7], [0, 1], SIZE)
+    assert select_cells(instances, 0.5).pred_classes.tolist() == [1]
+
+
 def test_more_cells_than_a_byte_counts() -> None:
-    mask = np.ones((3, 3))
-    instances = make_instances([mask] * 300, [0.9] * 300, [0] * 300, (3, 3))
+    masks = np.eye(300).reshape(300, 15, 20)
+    instances = make_instances(list(masks), [0.9] * 300, [0] * 300, (15, 20))
     assert len(list(iter_cells(select_cells(instances, 0.5)))) == 300
 
 
