@@ -5,8 +5,9 @@ Example: tools/run_ablation.py --ablation configs/ablations/report1.yaml --outpu
 DATASETS.CELL.ROOT my_cells
 
 Each run is trained by train_net.py into OUTPUT/VARIANT/[SPLIT/]seedN. The same command again goes
-on with what was interrupted or failed, and leaves alone what is finished. OUTPUT then holds
-table.md, table.csv and curves.png. Exit status: 0 when every run is finished, 1 when one failed, 2
+on with what was interrupted or failed, and leaves alone what is finished. Where the file asks for
+further evaluations, each finished run is evaluated so too. OUTPUT then holds table.md, table.csv
+and curves.png. Exit status: 0 when every run is finished, 1 when one failed, 2
 for wrong usage.
 """
 
@@ -22,6 +23,7 @@ from os import PathLike
 from pathlib import Path
 
 from cellseg_d2.engine.ablation import Failure, choose_runs, plan_runs, train_runs
+from cellseg_d2.engine.ablation_evaluation import evaluate_run
 from cellseg_d2.engine.ablation_file import read_ablation
 from cellseg_d2.engine.ablation_table import draw_curves, write_tables
 from cellseg_d2.errors import CellDataError, ConfigError
@@ -66,7 +68,8 @@ def main(
     """
     args = parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("cellseg_d2.engine.ablation").setLevel(logging.INFO)
+    for name in ("ablation", "ablation_evaluation"):
+        logging.getLogger(f"cellseg_d2.engine.{name}").setLevel(logging.INFO)
     # Each run's log says it too.
     logging.getLogger("cellseg_d2.config").setLevel(logging.ERROR)
     try:
@@ -93,10 +96,11 @@ def run(args: argparse.Namespace, train_script: str | PathLike[str]) -> int:
         return 0
     failures: list[Failure] = []
     for item, failure in train_runs(chosen, train_script):
-        if failure:
-            failures.append(failure)
-            print(f"error: {item.folder}: {failure.reason}; it ends with", file=sys.stderr)
-            print("\n".join(f"  {line}" for line in failure.tail), file=sys.stderr)
+        found = [failure] if failure else evaluate_run(item, ablation.evaluations, train_script)
+        failures += found
+        for fault in found:
+            print(f"error: {item.folder}: {fault.reason}; it ends with", file=sys.stderr)
+            print("\n".join(f"  {line}" for line in fault.tail), file=sys.stderr)
         table = write_tables(args.output, ablation, runs, failures)
     draw_curves(args.output, runs)
     print(table, end="")

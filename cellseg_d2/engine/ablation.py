@@ -36,13 +36,12 @@ logger = logging.getLogger(__name__)
 
 LOG_FILE = "train.log"
 METRICS_FILE = "metrics.json"
+CONFIG_FILE = "config.yaml"
 # Written when a run has ended well. scores.json alone would not say so: an evaluation of any
 # checkpoint writes it too.
 RESULT_FILE = "result.json"
 # Lines of a crashed run's log that are reported.
 TAIL_LINES = 15
-
-_CONFIG_FILE = "config.yaml"
 # They do not change what a run computes, or change with the place it is run at.
 _FREE_KEYS = {
     "OUTPUT_DIR",
@@ -207,24 +206,11 @@ def read_result(run: Run) -> dict[str, Any]:
 
 def _train(run: Run, train_script: str | PathLike[str]) -> Failure | None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    scores = run.folder / SCORE_FILE
-    scores.unlink(missing_ok=True)
-    with open(run.folder / LOG_FILE, "wb") as log:
-        # Unbuffered, so that a crash does not take the last lines with it.
-        status = subprocess.run(
-            run.command(train_script),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        ).returncode
-    if status:
-        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        return _failure(run, how)
-    if not scores.is_file():
-        return _failure(run, f"wrote no {SCORE_FILE}")
+    failure = run_script(run, run.command(train_script), run.folder)
+    if failure:
+        return failure
     result = {
-        "scores": json.loads(scores.read_text(encoding="utf-8")),
+        "scores": json.loads((run.folder / SCORE_FILE).read_text(encoding="utf-8")),
         "parameters": _parameters(run),
         "seconds": _iteration_seconds(run.folder / METRICS_FILE),
     }
@@ -232,8 +218,32 @@ def _train(run: Run, train_script: str | PathLike[str]) -> Failure | None:
     return None
 
 
-def _failure(run: Run, reason: str) -> Failure:
-    text = (run.folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+def run_script(run: Run, command: Sequence[str], folder: Path) -> Failure | None:
+    """Run ``train_net.py`` for a run, its log in a folder, and see to it that it writes scores.
+
+    Args:
+        run: what it is for.
+        command: that writes ``scores.json`` into the folder.
+        folder: where there is one.
+    """
+    scores = folder / SCORE_FILE
+    scores.unlink(missing_ok=True)
+    with open(folder / LOG_FILE, "wb") as log:
+        # Unbuffered, so that a crash does not take the last lines with it.
+        status = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        ).returncode
+    if status == 0 and scores.is_file():
+        return None
+    if status < 0:
+        reason = f"signal {signal.Signals(-status).name}"
+    else:
+        reason = f"exit status {status}" if status else f"wrote no {SCORE_FILE}"
+    text = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
     return Failure(run, reason, tuple(text.splitlines()[-TAIL_LINES:]))
 
 
@@ -265,7 +275,7 @@ def _iteration_seconds(metrics: Path) -> float | None:
 
 def _check_same_config(folder: Path, cfg: CfgNode) -> None:
     """Refuse to go on with, or to report, a run that was made with another config."""
-    path = folder / _CONFIG_FILE
+    path = folder / CONFIG_FILE
     if not path.is_file():
         return
     try:

@@ -52,6 +52,19 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """One more way to evaluate what each training made.
+
+    Attributes:
+        name: as in the file.
+        options: config keys and values in turn, as text, over those of the run.
+    """
+
+    name: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Ablation:
     """What is compared.
 
@@ -61,6 +74,7 @@ class Ablation:
         seeds: each variant is trained once with each.
         variants: in the order of the file.
         splits: each variant is trained on each, with every seed.
+        evaluations: each finished run is evaluated once more with each.
     """
 
     name: str
@@ -68,6 +82,7 @@ class Ablation:
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
     splits: tuple[Split, ...] = (Split("", ()),)
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
@@ -83,6 +98,8 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
         splits:                                 # may be left out
           a: {options: {DATASETS.CELL.VAL_NAMES: [tile_1, tile_2]}}
           b: {options: {DATASETS.CELL.VAL_NAMES: [tile_3, tile_4]}}
+        evaluations:                            # may be left out
+          turned: {options: {TEST.TTA.ENABLED: True}}
         variants:
           sgd: {options: {SOLVER.OPTIMIZER: SGD}}
           v2: {config: ../v2.yaml, forms: {cpu: {options: {MODEL.FPN.OUT_CHANNELS: 64}}}}
@@ -101,7 +118,7 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
     """
     path = Path(path)
     try:
-        known = ("base", "seeds", "options", "forms", "splits", "variants")
+        known = ("base", "seeds", "options", "forms", "splits", "evaluations", "variants")
         root = _mapping(_load(path), f"{path}", known)
         forms = {
             name: _mapping(value, f"{path}: forms.{name}", ("seeds", "options"))
@@ -124,7 +141,19 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
             options = {key: text for level in levels for key, text in level.items()}
             words = tuple(word for pair in options.items() for word in pair)
             variants.append(Variant(name, config, words))
-        return Ablation(path.stem, form, seeds, tuple(variants), _splits(root, f"{path}: splits"))
+        splits = [Split(*item) for item in _named_options(root, "splits", f"{path}: splits")]
+        evaluations = [
+            Evaluation(*item)
+            for item in _named_options(root, "evaluations", f"{path}: evaluations")
+        ]
+        return Ablation(
+            path.stem,
+            form,
+            seeds,
+            tuple(variants),
+            tuple(splits) or Ablation.splits,
+            tuple(evaluations),
+        )
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deep") from error
 
@@ -234,14 +263,17 @@ def _seeds(
     return tuple(seeds)
 
 
-def _splits(root: Mapping[str, Any], where: str) -> tuple[Split, ...]:
-    if "splits" not in root:
-        return Ablation.splits
-    splits = []
-    for name, value in _folders(root, "splits", where).items():
+def _named_options(
+    root: Mapping[str, Any], key: str, where: str
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the names under a key and their options; nothing where the key is not there."""
+    if key not in root:
+        return []
+    found = []
+    for name, value in _folders(root, key, where).items():
         options = _options(_mapping(value, f"{where}.{name}", ("options",)), f"{where}.{name}")
-        splits.append(Split(name, tuple(word for pair in options.items() for word in pair)))
-    return tuple(splits)
+        found.append((name, tuple(word for pair in options.items() for word in pair)))
+    return found
 
 
 def _folders(root: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

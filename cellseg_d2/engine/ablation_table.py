@@ -19,7 +19,8 @@ from ..checkpoint.files import replace_file
 from ..errors import CellDataError
 from ..visualization.curves import plot_metrics
 from .ablation import METRICS_FILE, Failure, Run, read_result
-from .ablation_file import Ablation
+from .ablation_evaluation import read_evaluation
+from .ablation_file import Ablation, Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,13 @@ class Row:
     seconds: float | None
 
 
-def summarize(runs: Sequence[Run]) -> list[Row]:
+def summarize(runs: Sequence[Run], evaluation: Evaluation | None = None) -> list[Row]:
     """Sum up the finished runs of each variant, in the order of ``runs``.
+
+    Args:
+        runs: of the ablation.
+        evaluation: whose scores to take, of the runs so evaluated; None for those at the end of
+            each training.
 
     Raises:
         CellDataError: where a result is damaged.
@@ -96,8 +102,9 @@ def summarize(runs: Sequence[Run]) -> list[Row]:
         own = [run for run in runs if run.variant == variant]
         by_split: dict[str, list[dict[str, Any]]] = {}
         for run in own:
-            if run.finished:
-                by_split.setdefault(run.split, []).append(read_result(run))
+            result = _result(run, evaluation)
+            if result is not None:
+                by_split.setdefault(run.split, []).append(result)
         results = [result for group in by_split.values() for result in group]
         scores = tuple(
             Statistic.of(
@@ -114,6 +121,16 @@ def summarize(runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
+def _result(run: Run, evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if not run.finished:
+        return None
+    result = read_result(run)
+    if evaluation is not None:
+        scores = read_evaluation(run, evaluation)
+        return None if scores is None else {**result, "scores": scores}
+    return result
+
+
 def markdown(ablation: Ablation, runs: Sequence[Run], failures: Sequence[Failure] = ()) -> str:
     """Lay out the scores of each variant, over all splits and on each, and name what failed.
 
@@ -128,9 +145,15 @@ def markdown(ablation: Ablation, runs: Sequence[Run], failures: Sequence[Failure
     if names:
         over += " (of several splits the root of their mean variance)"
     parts.append(f"Percent, mean ± sample standard deviation over {over}; seeds: {seeds}.")
-    for name in names:
-        own = [run for run in runs if run.split == name]
-        parts += [f"## Split {name}", _table(summarize(own))]
+    for evaluation in (None, *ablation.evaluations):
+        if evaluation is not None:
+            pairs = zip(evaluation.options[::2], evaluation.options[1::2], strict=True)
+            options = ", ".join(f"`{key} {value}`" for key, value in pairs)
+            parts += [f"# Evaluation {evaluation.name}", f"With {options}."]
+            parts += [_table(summarize(runs, evaluation))]
+        for name in names:
+            own = [run for run in runs if run.split == name]
+            parts += [f"## Split {name}", _table(summarize(own, evaluation))]
     if failures:
         parts.append("\n".join(f"- failed: {f.run.folder} ({f.reason})" for f in failures))
     return "\n\n".join(parts) + "\n"
@@ -185,6 +208,8 @@ def write_tables(
 ) -> str:
     """Write ``table.md`` and ``table.csv`` over the finished runs.
 
+    Further evaluations are in ``table.md`` too, and in a ``table-<evaluation>.csv`` each.
+
     Returns:
         What ``table.md`` holds.
 
@@ -192,7 +217,10 @@ def write_tables(
         CellDataError: where a result is damaged.
     """
     text = markdown(ablation, runs, failures)
-    for name, content in ((TABLE_FILE, text), (CSV_FILE, csv_text(summarize(runs)))):
+    files = {TABLE_FILE: text, CSV_FILE: csv_text(summarize(runs))}
+    for evaluation in ablation.evaluations:
+        files[f"table-{evaluation.name}.csv"] = csv_text(summarize(runs, evaluation))
+    for name, content in files.items():
         with replace_file(Path(output) / name) as file:
             file.write(content.encode())
     return text

@@ -12,7 +12,7 @@ from detectron2.utils.events import EventStorage
 from cellseg_d2 import ConfigError, load_config
 from cellseg_d2.data import CellDatasetMapper, load_cell_dicts
 from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset
-from cellseg_d2.engine.ablation_file import Ablation, Split, Variant, read_ablation
+from cellseg_d2.engine.ablation_file import Ablation, Evaluation, Split, Variant, read_ablation
 from cellseg_d2.engine.best_model import best_metric
 from cellseg_d2.engine.solver import epochs_to_iterations
 from cellseg_d2.modeling.parameter_count import count_parameters
@@ -90,6 +90,13 @@ def test_the_full_form(folder: Path) -> None:
     )
 
 
+def test_evaluations(folder: Path) -> None:
+    text = GOOD + "evaluations:\n  turned: {options: {TEST.TTA.ENABLED: True}}\n"
+    found = read_ablation(write(folder, text)).evaluations
+    assert found == (Evaluation("turned", ("TEST.TTA.ENABLED", "True")),)
+    assert read_ablation(write(folder, GOOD)).evaluations == ()
+
+
 def test_splits(folder: Path) -> None:
     text = GOOD + "splits:\n  left: {options: {V: [t1, t2]}}\n  right:\n"
     splits = read_ablation(write(folder, text)).splits
@@ -100,6 +107,9 @@ def test_splits(folder: Path) -> None:
         ("splits: {a/b: }\n", "cannot name a folder"),
         ("splits: {a: , A: }\n", "are one name"),
         ("splits: {a: {seeds: [1]}}\n", "unknown key 'seeds'"),
+        ("evaluations:\n", "evaluations: none"),
+        ("evaluations: {a/b: }\n", "cannot name a folder"),
+        ("evaluations: {a: {options: {OUTPUT_DIR: x}}}\n", "OUTPUT_DIR is set for each run"),
         ("splits: {a: {options: {SEED: 1}}}\n", "SEED is set for each run"),
     ]:
         with pytest.raises(ConfigError, match=message):
@@ -234,13 +244,27 @@ def test_all_systems_differ_in_their_model_and_recipe_only_and_share_the_splits(
     assert [split.name for split in ablation.splits] == ["a", "b"] and len(ablation.seeds) == 2
     held_out = [set(yaml.safe_load(split.options[1])) for split in ablation.splits]
     assert [len(names) for names in held_out] == [5, 5] and not held_out[0] & held_out[1]
-    of_the_budget = ("CROP.SIZE", "IMS_PER_BATCH", "BASE_LR", "AMP.DTYPE", "DETECTIONS_PER_IMAGE")
-    dumps = [flat(yaml.safe_load(c.dump())) for c in configs(path, "cpu").values()]
-    for key in (key for key in dumps[0] if key.endswith(of_the_budget)):
-        assert all(dump[key] == dumps[0][key] for dump in dumps), key
-    for cfg in configs(path, "cpu").values():
+    shared = ("CROP.SIZE", "IMS_PER_BATCH", "AMP.DTYPE", "CONV_DIM", "FC_DIM", "FPN.OUT_CHANNELS")
+    of_the_reports = ("BASE_LR", "TEST.DETECTIONS_PER_IMAGE", "ANCHOR_GENERATOR.SIZES")
+    cfgs = configs(path, "cpu")
+    dumps = {name: flat(yaml.safe_load(cfg.dump())) for name, cfg in cfgs.items()}
+    assert list(dumps) == ["report1", "report2", "report3", "report4", "report5", "best"]
+    for key, value in dumps["report1"].items():
+        if key.endswith((*shared, *of_the_reports)):
+            own = {"best"} if key.endswith(of_the_reports) else set()
+            assert all(d[key] == value for name, d in dumps.items() if name not in own), key
+    for cfg in cfgs.values():
         best_metric(cfg)
-        assert cfg.MODEL.WEIGHTS == "" and 2500 < cfg.SOLVER.MAX_ITER < 3000
+        assert cfg.MODEL.WEIGHTS == "" and 2300 < cfg.SOLVER.MAX_ITER < 3000
+
+
+def test_all_systems_are_evaluated_as_the_best_config_predicts() -> None:
+    path = CONFIGS / "ablations" / "systems.yaml"
+    (evaluation,) = read_ablation(path, "cpu").evaluations
+    asked = load_config(CONFIGS / "cellseg_best.yaml", [*evaluation.options])
+    assert flat(yaml.safe_load(asked.dump())) == flat(
+        yaml.safe_load(load_config(CONFIGS / "cellseg_best.yaml").dump())
+    )
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
