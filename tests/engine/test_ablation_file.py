@@ -244,7 +244,17 @@ def test_all_systems_differ_in_their_model_and_recipe_only_and_share_the_splits(
     assert [split.name for split in ablation.splits] == ["a", "b"] and len(ablation.seeds) == 2
     held_out = [set(yaml.safe_load(split.options[1])) for split in ablation.splits]
     assert [len(names) for names in held_out] == [5, 5] and not held_out[0] & held_out[1]
-    shared = ("CROP.SIZE", "IMS_PER_BATCH", "AMP.DTYPE", "CONV_DIM", "FC_DIM", "FPN.OUT_CHANNELS")
+    # What a cell is, else they would not be measured on the same ground truth.
+    cells = ("CELL.INSTANCES", "CELL.MIN_AREA", "CELL.CLASS_NAMES")
+    shared = (
+        *cells,
+        "CROP.SIZE",
+        "IMS_PER_BATCH",
+        "AMP.DTYPE",
+        "CONV_DIM",
+        "FC_DIM",
+        "FPN.OUT_CHANNELS",
+    )
     of_the_reports = ("BASE_LR", "TEST.DETECTIONS_PER_IMAGE", "ANCHOR_GENERATOR.SIZES")
     cfgs = configs(path, "cpu")
     dumps = {name: flat(yaml.safe_load(cfg.dump())) for name, cfg in cfgs.items()}
