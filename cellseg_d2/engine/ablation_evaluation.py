@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.files import replace_file
+from ..config import load_config
 from ..errors import CellDataError
 from ..evaluation.score_file import SCORE_FILE, write_json_whole
 from .ablation import CONFIG_FILE, RESULT_FILE, Failure, Run, run_script
@@ -53,6 +55,12 @@ def evaluate_run(
         if failure:
             failures.append(failure)
             continue
+        # With its config the folder is one that reports can be made from.
+        cfg = load_config(
+            run.folder / CONFIG_FILE, ["OUTPUT_DIR", str(folder), *evaluation.options]
+        )
+        with replace_file(folder / CONFIG_FILE) as file:
+            file.write(cfg.dump().encode())
         scores = json.loads((folder / SCORE_FILE).read_text(encoding="utf-8"))
         result = {"options": list(evaluation.options), "scores": scores}
         write_json_whole(result, folder / RESULT_FILE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cellseg_d2 import CellDataError
+from cellseg_d2 import CellDataError, load_config
 from cellseg_d2.engine.ablation import Run
 from cellseg_d2.engine.ablation_evaluation import (
     evaluate_run,
@@ -56,6 +56,7 @@ def finished(output: Path, variant: str, seed: int, split: str = "") -> Run:
     folder.mkdir(parents=True)
     result = {"scores": {"segm": {"AP50": 10.0}}, "parameters": 5, "seconds": 1.0}
     (folder / "result.json").write_text(json.dumps(result))
+    (folder / "config.yaml").write_text(load_config(options=["SEED", "5"]).dump())
     return Run(variant, seed, folder, Path("x.yaml"), (), split)
 
 
@@ -75,6 +76,9 @@ def test_what_is_evaluated_is_not_evaluated_again(run: Run, script: Path) -> Non
     assert evaluate_run(run, [nms(0.5)], script) == []
     assert read_evaluation(run, nms(0.5))["segm"] == {"AP50": 50.0}
     assert len(calls(run)) == 2
+    cfg = load_config(evaluation_folder(run, nms(0.5)) / "config.yaml")
+    assert (cfg.SEED, cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST) == (5, 0.5)
+    assert cfg.OUTPUT_DIR == str(evaluation_folder(run, nms(0.5)))
     # The training's own result is left as it is.
     assert json.loads((run.folder / "result.json").read_text())["scores"]["segm"]["AP50"] == 10
 
