@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -89,6 +91,17 @@ def expected(model: list[str], images: Path, tmp_path_factory) -> Path:
     return out
 
 
+def each_cell_once(entries: list[dict]) -> list[dict]:
+    """The best entry first, those that leave half of a mask's pixels free, in their order."""
+    kept, taken = [], 0
+    for entry in sorted(entries, key=lambda entry: -entry["score"]):
+        mask = mask_util.decode(entry["segmentation"]).astype(bool)
+        if 2 * (mask & ~np.asarray(taken, bool)).sum() >= mask.sum() > 0:
+            kept.append(entry)
+            taken = mask | taken
+    return [entry for entry in entries if any(entry is other for other in kept)]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
@@ -114,7 +127,8 @@ def test_predictions_load_as_ground_truth(expected: Path) -> None:
     records = load_cell_dicts(expected / "labels")
     assert len(records) == 12 and sum(len(record["annotations"]) for record in records) > 20
     for image_id, record in enumerate(records, 1):
-        cells = [e for e in entries if e["image_id"] == image_id and e["score"] >= 0.5]
+        sure = [e for e in entries if e["image_id"] == image_id and e["score"] >= 0.5]
+        cells = each_cell_once(sure)
         masks = [cell["segmentation"] for cell in cells]
         size = (record["height"], record["width"])
         flat = flatten_masks(masks, [cell["score"] for cell in cells], size)
