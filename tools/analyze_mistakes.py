@@ -33,6 +33,7 @@ from cellseg_d2.evaluation.mistakes import (
     quartile_edges,
     tabulate_strata,
 )
+from cellseg_d2.structures.distinct import distinct_instances
 from cellseg_d2.visualization.mistake_sheet import choose_mistakes, draw_mistakes
 from cellseg_d2.visualization.png import save_png
 from cellseg_d2.visualization.report.sources import RunSources, evaluation_command, read_run
@@ -163,7 +164,14 @@ def analyze(runs: Sequence[RunSources], output: Path) -> str:
             images[number] = (names[number], image_reader(run.cfg)(item["file_name"]))
             truth[number] = item["annotations"]
             threshold = run.details["score_threshold"]
-            answers[number] = [p for p in run.predictions[image_id] if p["score"] >= threshold]
+            sure = [p for p in run.predictions[image_id] if p["score"] >= threshold]
+            # Those that the label map holds, and no other is counted.
+            kept = distinct_instances(
+                [p["segmentation"] for p in sure],
+                [p["score"] for p in sure],
+                (item["height"], item["width"]),
+            )
+            answers[number] = [sure[index] for index in kept]
         picture = draw_mistakes(mistakes, images, truth, answers, classes)
         save_png(output / "mistakes.png", picture)
     return text
