@@ -40,6 +40,8 @@ CONFIG_FILE = "config.yaml"
 # Written when a run has ended well. scores.json alone would not say so: an evaluation of any
 # checkpoint writes it too.
 RESULT_FILE = "result.json"
+EVALUATIONS = "evaluations"
+"""In a run's folder; it has a folder of its own for each further evaluation."""
 # Lines of a crashed run's log that are reported.
 TAIL_LINES = 15
 # They do not change what a run computes, or change with the place it is run at.
@@ -214,6 +216,9 @@ def _train(run: Run, train_script: str | PathLike[str]) -> Failure | None:
         "parameters": _parameters(run),
         "seconds": _iteration_seconds(run.folder / METRICS_FILE),
     }
+    # Those of a former training, whose result was removed to have it made again.
+    for stale in run.folder.glob(f"{EVALUATIONS}/*/{RESULT_FILE}"):
+        stale.unlink()
     write_json_whole(result, run.folder / RESULT_FILE)
     return None
 

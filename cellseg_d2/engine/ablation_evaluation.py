@@ -15,14 +15,11 @@ from ..checkpoint.files import replace_file
 from ..config import load_config
 from ..errors import CellDataError
 from ..evaluation.score_file import SCORE_FILE, write_json_whole
-from .ablation import CONFIG_FILE, RESULT_FILE, Failure, Run, run_script
+from .ablation import CONFIG_FILE, EVALUATIONS, RESULT_FILE, Failure, Run, run_script
 from .ablation_file import Evaluation
 from .hooks import AVERAGED_MODEL, FINAL_MODEL
 
 logger = logging.getLogger(__name__)
-
-FOLDER = "evaluations"
-"""In a run's folder; it has a folder of its own for each evaluation."""
 
 
 def evaluate_run(
@@ -82,7 +79,7 @@ def evaluation_command(
 
 def evaluation_folder(run: Run, evaluation: Evaluation) -> Path:
     """Return the folder of an evaluation's scores."""
-    return run.folder / FOLDER / evaluation.name
+    return run.folder / EVALUATIONS / evaluation.name
 
 
 def read_evaluation(run: Run, evaluation: Evaluation) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 # Set for each run by the tool itself.
 RESERVED_OPTIONS = ("OUTPUT_DIR", "SEED")
 
+_KEYS = ("base", "seeds", "options", "forms", "splits", "evaluations", "reference", "variants")
 # Names become folders, and no part of one can be mistaken for a config key.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 _SEED_LIMIT = 2**32
@@ -75,6 +76,8 @@ class Ablation:
         variants: in the order of the file.
         splits: each variant is trained on each, with every seed.
         evaluations: each finished run is evaluated once more with each.
+        reference: name of the variant that each other one is compared with, pair by pair of the
+            same split and seed; "" for none.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Ablation:
     variants: tuple[Variant, ...]
     splits: tuple[Split, ...] = (Split("", ()),)
     evaluations: tuple[Evaluation, ...] = ()
+    reference: str = ""
 
 
 def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
@@ -100,6 +104,7 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
           b: {options: {DATASETS.CELL.VAL_NAMES: [tile_3, tile_4]}}
         evaluations:                            # may be left out
           turned: {options: {TEST.TTA.ENABLED: True}}
+        reference: sgd                          # may be left out: what the others are compared with
         variants:
           sgd: {options: {SOLVER.OPTIMIZER: SGD}}
           v2: {config: ../v2.yaml, forms: {cpu: {options: {MODEL.FPN.OUT_CHANNELS: 64}}}}
@@ -114,12 +119,12 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
 
     Raises:
         ConfigError: for a file that is missing or no such YAML, a key that is unknown or there
-            twice, a missing config, an unknown form, or seeds or names that cannot be used.
+            twice, a missing config, an unknown form or reference, or seeds or names that cannot be
+            used.
     """
     path = Path(path)
     try:
-        known = ("base", "seeds", "options", "forms", "splits", "evaluations", "variants")
-        root = _mapping(_load(path), f"{path}", known)
+        root = _mapping(_load(path), f"{path}", _KEYS)
         forms = {
             name: _mapping(value, f"{path}: forms.{name}", ("seeds", "options"))
             for name, value in _mapping(root.get("forms", {}), f"{path}: forms").items()
@@ -146,6 +151,12 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
             Evaluation(*item)
             for item in _named_options(root, "evaluations", f"{path}: evaluations")
         ]
+        reference = root.get("reference", "")
+        if "reference" in root and reference not in [variant.name for variant in variants]:
+            raise ConfigError(
+                f"{path}: reference: no variant {reference!r}; the file has "
+                f"{_list(variant.name for variant in variants)}"
+            )
         return Ablation(
             path.stem,
             form,
@@ -153,6 +164,7 @@ def read_ablation(path: str | PathLike[str], form: str = "") -> Ablation:
             tuple(variants),
             tuple(splits) or Ablation.splits,
             tuple(evaluations),
+            reference,
         )
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deep") from error

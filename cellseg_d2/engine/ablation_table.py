@@ -121,6 +121,58 @@ def summarize(runs: Sequence[Run], evaluation: Evaluation | None = None) -> list
     return rows
 
 
+@dataclass(frozen=True)
+class Difference:
+    """One variant's scores less the reference's, pair by pair of the same split and seed.
+
+    Attributes:
+        variant: its name.
+        pairs: how many pairs of finished runs there are.
+        scores: for each of ``SHOWN_SCORES`` the pairs' differences, in percentage points; of pairs
+            in which both are known.
+    """
+
+    variant: str
+    pairs: int
+    scores: tuple[tuple[float, ...], ...]
+
+
+def differences(
+    runs: Sequence[Run], reference: str, evaluation: Evaluation | None = None
+) -> list[Difference]:
+    """Compare each variant with one of them, in the order of ``runs``.
+
+    The spread of such differences is the one that tells two variants apart: what is hard in a split
+    is hard for both.
+
+    Args:
+        runs: of the ablation.
+        reference: name of the variant to compare with.
+        evaluation: as in ``summarize``.
+
+    Raises:
+        CellDataError: where a result is damaged.
+    """
+    results = {(run.variant, run.split, run.seed): _result(run, evaluation) for run in runs}
+    found = []
+    for variant in dict.fromkeys(run.variant for run in runs):
+        if variant == reference:
+            continue
+        pairs = [
+            (result["scores"], other["scores"])
+            for (name, split, seed), result in results.items()
+            if name == variant
+            and result is not None
+            and (other := results.get((reference, split, seed))) is not None
+        ]
+        scores = []
+        for task, key in SHOWN_SCORES:
+            values = [(a.get(task, {}).get(key), b.get(task, {}).get(key)) for a, b in pairs]
+            scores.append(tuple(a - b for a, b in values if a is not None and b is not None))
+        found.append(Difference(variant, len(pairs), tuple(scores)))
+    return found
+
+
 def _result(run: Run, evaluation: Evaluation | None) -> dict[str, Any] | None:
     if not run.finished:
         return None
@@ -138,7 +190,7 @@ def markdown(ablation: Ablation, runs: Sequence[Run], failures: Sequence[Failure
         CellDataError: where a result is damaged.
     """
     title = f"# {ablation.name}" + (f", form {ablation.form}" if ablation.form else "")
-    parts = [title, _table(summarize(runs))]
+    parts = [title, _table(summarize(runs)), *_compared(ablation, runs)]
     seeds = ", ".join(map(str, ablation.seeds))
     over = "the seeds"
     names = [split.name for split in ablation.splits if split.name]
@@ -150,7 +202,7 @@ def markdown(ablation: Ablation, runs: Sequence[Run], failures: Sequence[Failure
             pairs = zip(evaluation.options[::2], evaluation.options[1::2], strict=True)
             options = ", ".join(f"`{key} {value}`" for key, value in pairs)
             parts += [f"# Evaluation {evaluation.name}", f"With {options}."]
-            parts += [_table(summarize(runs, evaluation))]
+            parts += [_table(summarize(runs, evaluation)), *_compared(ablation, runs, evaluation)]
         for name in names:
             own = [run for run in runs if run.split == name]
             parts += [f"## Split {name}", _table(summarize(own, evaluation))]
@@ -174,6 +226,33 @@ def _table(rows: Sequence[Row]) -> str:
     ]
     align = ("left", *["right"] * (len(header) - 1))
     return tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def _compared(
+    ablation: Ablation, runs: Sequence[Run], evaluation: Evaluation | None = None
+) -> list[str]:
+    """Return what stands below a table: the differences to the reference, if there is one."""
+    if not ablation.reference:
+        return []
+    header = ["variant", "pairs", *(f"{task} {key}" for task, key in SHOWN_SCORES)]
+    lines = [
+        [item.variant, str(item.pairs), *map(_range, item.scores)]
+        for item in differences(runs, ablation.reference, evaluation)
+    ]
+    align = ("left", *["right"] * (len(header) - 1))
+    return [
+        f"Less {ablation.reference}, for each pair of one split and seed: mean ± sample standard "
+        "deviation [least, most] in percentage points.",
+        tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=align),
+    ]
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    statistic = Statistic.of(values)
+    spread = "–" if statistic.spread is None else f"{statistic.spread:.1f}"
+    return f"{statistic.mean:+.1f} ± {spread} [{min(values):+.1f}, {max(values):+.1f}]"
 
 
 def csv_text(rows: Sequence[Row]) -> str:

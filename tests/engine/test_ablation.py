@@ -103,6 +103,18 @@ def test_what_is_finished_is_not_trained_again(ablation, script: Path, tmp_path:
     assert {calls(run) for run in runs} == {1}
 
 
+def test_evaluations_of_a_former_training_are_forgotten(ablation, script, tmp_path: Path) -> None:
+    run, other = plan_runs(ablation, tmp_path / "out")[:2]
+    list(train_runs([run, other], script))
+    results = [r.folder / "evaluations" / "tiles" / "result.json" for r in (run, other)]
+    for result in results:
+        result.parent.mkdir(parents=True)
+        result.write_text("{}")
+    (run.folder / "result.json").unlink()
+    list(train_runs([run, other], script))
+    assert run.finished and [result.is_file() for result in results] == [False, True]
+
+
 def test_a_result_holds_scores_parameters_and_seconds(ablation, script, tmp_path: Path) -> None:
     run = plan_runs(ablation, tmp_path / "out")[3]
     list(train_runs([run], script))

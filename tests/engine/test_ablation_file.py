@@ -97,6 +97,15 @@ def test_evaluations(folder: Path) -> None:
     assert read_ablation(write(folder, GOOD)).evaluations == ()
 
 
+def test_reference(folder: Path) -> None:
+    name = read_ablation(write(folder, GOOD)).variants[-1].name
+    assert read_ablation(write(folder, GOOD)).reference == ""
+    assert read_ablation(write(folder, GOOD + f"reference: {name}\n")).reference == name
+    for bad in ("no_such", "", "[a]"):
+        with pytest.raises(ConfigError, match=rf"reference: no variant .*{name}"):
+            read_ablation(write(folder, GOOD + f"reference: {bad}\n"))
+
+
 def test_splits(folder: Path) -> None:
     text = GOOD + "splits:\n  left: {options: {V: [t1, t2]}}\n  right:\n"
     splits = read_ablation(write(folder, text)).splits
@@ -241,6 +250,7 @@ def test_every_shipped_variant_evaluates_as_often_as_it_needs_to(path: Path, for
 def test_all_systems_differ_in_their_model_and_recipe_only_and_share_the_splits() -> None:
     path = CONFIGS / "ablations" / "systems.yaml"
     ablation = read_ablation(path, "cpu")
+    assert ablation.reference == "best"
     assert [split.name for split in ablation.splits] == ["a", "b"] and len(ablation.seeds) == 2
     held_out = [set(yaml.safe_load(split.options[1])) for split in ablation.splits]
     assert [len(names) for names in held_out] == [5, 5] and not held_out[0] & held_out[1]

@@ -12,7 +12,13 @@ from PIL import Image
 from cellseg_d2 import CellDataError
 from cellseg_d2.engine.ablation import Failure, Run
 from cellseg_d2.engine.ablation_file import Ablation, Split
-from cellseg_d2.engine.ablation_table import Statistic, draw_curves, summarize, write_tables
+from cellseg_d2.engine.ablation_table import (
+    Statistic,
+    differences,
+    draw_curves,
+    summarize,
+    write_tables,
+)
 
 ABLATION = Ablation("report9", "cpu", (1, 2), ())
 
@@ -102,6 +108,39 @@ def test_splits_have_a_table_each_and_count_alike(tmp_path: Path) -> None:
     assert [row[1] for row in rows] == ["3 of 4", "2", "1 of 2"]
     assert [row[3] for row in rows] == ["41.0 ± 2.8", "32.0 ± 2.8", "50.0 ± –"]
     assert "## Split a" in text and "## Split b" in text
+
+
+def test_differences_are_of_pairs_of_the_same_split_and_seed(tmp_path: Path) -> None:
+    def pq(value: float, ap50: float) -> dict:
+        return {"scores": {"segm": {"AP50": ap50}, "panoptic": {"PQ": value}}}
+
+    runs = [
+        run(tmp_path, "small", 1, 0.0, "a", **pq(40.0, 30.0)),
+        run(tmp_path, "small", 2, 0.0, "a", **pq(41.0, 30.5)),
+        run(tmp_path, "small", 1, 0.0, "b", **pq(60.0, None)),
+        run(tmp_path, "small", 2, 0.0, "b", **pq(99.0, 99.0)),  # without a partner
+        run(tmp_path, "best", 1, 0.0, "a", **pq(45.0, 31.0)),
+        run(tmp_path, "best", 2, 0.0, "a", **pq(45.0, 30.0)),
+        run(tmp_path, "best", 1, 0.0, "b", **pq(66.0, 50.0)),
+        run(tmp_path, "best", 2, None, "b"),
+        run(tmp_path, "late", 1, None, "a"),
+    ]
+    small, late = differences(runs, "best")
+    assert (small.variant, small.pairs) == ("small", 3)
+    # AP, AP50, AP75, AP50 of boxes, PQ.
+    assert small.scores == ((), (-1.0, 0.5), (), (), (-5.0, -4.0, -6.0))
+    assert (late.variant, late.pairs, late.scores) == ("late", 0, ((),) * 5)
+
+    splits = (Split("a", ()), Split("b", ()))
+    ablation = Ablation("x", "", (1, 2), (), splits, (), "best")
+    _, _, note, table, *rest = write_tables(tmp_path, ablation, runs).split("\n\n")
+    assert note.startswith("Less best, for each pair of one split and seed")
+    rows = [cells(line) for line in table.splitlines()[2:]]
+    # The sample standard deviations of -1 and .5, and of -5, -4 and -6.
+    ap50, of_pq = "-0.2 ± 1.1 [-1.0, +0.5]", "-5.0 ± 1.0 [-6.0, -4.0]"
+    assert rows[0] == ["small", "3", "–", ap50, "–", "–", of_pq]
+    assert rows[1] == ["late", "0", *["–"] * 5]
+    assert not any("Less best" in part for part in rest)
 
 
 def test_csv(runs: list[Run], tmp_path: Path) -> None:
