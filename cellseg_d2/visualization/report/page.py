@@ -16,7 +16,7 @@ from ...checkpoint.files import replace_file
 from ..colors import class_colors
 from . import charts
 from .facts import config_rows, run_facts
-from .matching import IOU_THRESHOLD, STEPS, Tallies, match_predictions, tally
+from .matching import IOU_THRESHOLD, STEPS, Tallies, match_predictions, shown_predictions, tally
 from .pictures import choose_images, draw_picture
 from .run_charts import evaluation_charts, training_charts
 from .sources import RunSources, evaluation_command
@@ -53,12 +53,12 @@ def render_report(run: RunSources, limit: int = 6) -> str:
     chosen = {row["image_id"]: (row, rank) for row, rank in choose_images(run, limit)}
     drawn = {}
     for image_id, item in run.dicts.items():
-        annotations, predictions = item["annotations"], run.predictions[image_id]
-        size = (item["height"], item["width"])
+        annotations, size = item["annotations"], (item["height"], item["width"])
+        predictions = shown_predictions(run.predictions[image_id], size)
         matches = match_predictions(annotations, predictions, size)
         totals += tally(annotations, predictions, matches, len(names))
         if image_id in chosen:
-            drawn[image_id] = draw_picture(run, *chosen[image_id], matches)
+            drawn[image_id] = draw_picture(run, *chosen[image_id], predictions, matches)
     threshold = run.details.get("score_threshold", _DEFAULT_THRESHOLD)
     script, style = ((_FOLDER / name).read_text("utf-8") for name in ("report.js", "report.css"))
     environment = Environment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,11 @@ def choose_images(run: RunSources, limit: int) -> list[tuple[dict[str, Any], str
 
 
 def draw_picture(
-    run: RunSources, row: dict[str, Any], rank: str, matches: NDArray[np.int64]
+    run: RunSources,
+    row: dict[str, Any],
+    rank: str,
+    predictions: Sequence[dict[str, Any]],
+    matches: NDArray[np.int64],
 ) -> Picture:
     """Read an image and trace its cells.
 
@@ -98,13 +103,13 @@ def draw_picture(
         run: that found them.
         row: the image's details.
         rank: what it stands for.
-        matches: of its predictions, see ``match_predictions``.
+        predictions: of the image, to be drawn.
+        matches: of the predictions, see ``match_predictions``.
 
     Raises:
         CellDataError: for an image that cannot be read.
     """
     item = run.dicts[row["image_id"]]
-    predictions = run.predictions[row["image_id"]]
     annotations = item["annotations"]
     size = (item["height"], item["width"])
     image = image_reader(run.cfg)(item["file_name"])

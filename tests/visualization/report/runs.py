@@ -21,7 +21,8 @@ from cellseg_d2.engine import register_datasets
 from cellseg_d2.engine.run_record import write_run_record
 from cellseg_d2.evaluation import CellEvaluator, write_scores
 from cellseg_d2.structures import RLEMasks
-from cellseg_d2.visualization.report.sources import EVALUATION_FOLDER
+from cellseg_d2.visualization.report.matching import shown_predictions
+from cellseg_d2.visualization.report.sources import EVALUATION_FOLDER, RunSources
 
 HOSTILE_CLASS = "<script>alert(1)</script>"
 HOSTILE_IMAGE = '"><img src=x onerror=alert(2)>'
@@ -99,3 +100,11 @@ def answer(rng: np.random.Generator, item: dict) -> Instances:
         pred_classes=torch.tensor(classes, dtype=torch.int64),
         pred_masks=RLEMasks(rles, size),
     )
+
+
+def shown_cells(run: RunSources) -> dict[int, list[dict]]:
+    """The predictions that a report is to show, by image id."""
+    return {
+        image_id: shown_predictions(run.predictions[image_id], (item["height"], item["width"]))
+        for image_id, item in run.dicts.items()
+    }

@@ -11,7 +11,7 @@ import pytest
 from cellseg_d2.visualization.report.sources import RunSources
 
 from .browser import Page, render
-from .runs import HOSTILE_CLASS, STEP_SCORES
+from .runs import HOSTILE_CLASS, STEP_SCORES, shown_cells
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def test_the_address_sets_threshold_and_classes(opened, run: RunSources) -> None
     assert "with-outlines" in page.find("body")[0]["class"]
     shown = sum(
         p["score"] >= 0.9 and p["category_id"] in (1, 3)
-        for own in run.predictions.values()
+        for own in shown_cells(run).values()
         for p in own
     )
     cells = sum(
@@ -74,7 +74,7 @@ def test_the_address_sets_threshold_and_classes(opened, run: RunSources) -> None
 def test_counts_are_those_of_the_paths(opened, run: RunSources, threshold: float) -> None:
     page = opened(f"#threshold={threshold}")
     hidden(page, threshold)
-    every = [p["score"] for own in run.predictions.values() for p in own]
+    every = [p["score"] for own in shown_cells(run).values() for p in own]
     assert threshold in every
     assert int(row(page, "all")["shown"]) == sum(score >= threshold for score in every)
     paths = [own for own in page.find("path") if "data-match" in own]

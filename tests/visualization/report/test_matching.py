@@ -11,7 +11,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cellseg_d2.visualization.report.matching import match_predictions, tally
+from cellseg_d2.visualization.report.matching import match_predictions, shown_predictions, tally
 
 SIZE = (90, 110)
 
@@ -84,6 +84,28 @@ def test_pairs_hold_at_every_score_threshold() -> None:
         kept = [i for i, p in enumerate(predictions) if p["score"] >= threshold]
         again = match_predictions(annotations, [predictions[i] for i in kept], SIZE)
         np.testing.assert_array_equal(again, matches[kept])
+
+
+def test_those_are_shown_that_label_maps_hold_at_every_score_threshold() -> None:
+    _, predictions = random_image(2)
+    # Each cell once more as another class, less sure by a hair.
+    doubles = [
+        p | {"category_id": (p["category_id"] + 1) % 3, "score": p["score"] - 1e-6}
+        for p in predictions
+    ]
+    shown = shown_predictions([*predictions, *doubles], SIZE)
+    assert shown and all(p in predictions for p in shown)
+    for threshold in (0.0, 0.3, 0.6, 0.9):
+        sure = [p for p in [*predictions, *doubles] if p["score"] >= threshold]
+        scores = [p["score"] for p in sure]
+        taken = np.zeros(SIZE, bool)
+        expected = []
+        for index in sorted(range(len(sure)), key=lambda i: -scores[i]):
+            mask = mask_utils.decode(sure[index]["segmentation"]).astype(bool)
+            if mask.any() and (mask & ~taken).sum() >= 0.5 * mask.sum():
+                taken |= mask
+                expected.append(index)
+        assert [p for p in shown if p["score"] >= threshold] == [sure[i] for i in sorted(expected)]
 
 
 def test_tallies_count_from_each_step_of_the_slider_on() -> None:

@@ -17,7 +17,7 @@ from cellseg_d2.visualization.report.page import render_report
 from cellseg_d2.visualization.report.sources import RunSources, read_run
 
 from .browser import Page
-from .runs import CLASSES, HOSTILE_CLASS, HOSTILE_IMAGE, make_run
+from .runs import CLASSES, HOSTILE_CLASS, HOSTILE_IMAGE, make_run, shown_cells
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def test_everything_has_a_name(parsed: Page) -> None:
 
 
 def test_all_cells_of_the_chosen_images_are_there(run: RunSources, parsed: Page) -> None:
-    shown = [own["text"] for own in parsed.find("span", class_="rank")]
-    assert shown == ["worst 1", "worst 2", "best 1", "best 2"]
+    ranks = [own["text"] for own in parsed.find("span", class_="rank")]
+    assert ranks == ["worst 1", "worst 2", "best 1", "best 2"]
     names = {own["text"] for own in parsed.find("h3") if "id" in own}
     chosen = [row["image_id"] for row in run.details["images"] if row["name"] in names]
     assert len(chosen) == 4
     expected = Counter(
-        (p["category_id"], p["score"]) for image_id in chosen for p in run.predictions[image_id]
+        (p["category_id"], p["score"]) for image_id in chosen for p in shown_cells(run)[image_id]
     )
     paths = [own for own in parsed.find("path") if "data-match" in own]
     assert Counter((int(p["data-class"]), float(p["data-score"])) for p in paths) == expected
@@ -99,7 +99,7 @@ def test_all_cells_of_the_chosen_images_are_there(run: RunSources, parsed: Page)
 def test_tallies_are_of_all_images(run: RunSources, page: str) -> None:
     tallies = json.loads(re.search(r'id="tallies">(.*?)</script>', page)[1])
     total = np.sum(tallies["tp"]) + np.sum(tallies["fp"])
-    assert total == sum(map(len, run.predictions.values()))
+    assert total == sum(map(len, shown_cells(run).values()))
     assert sum(tallies["gt"]) == sum(len(item["annotations"]) for item in run.dicts.values())
     assert len(tallies["gt"]) == len(CLASSES)
 

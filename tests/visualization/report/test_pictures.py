@@ -102,7 +102,7 @@ def test_a_picture_shows_the_image_and_all_its_cells(run: RunSources) -> None:
     predictions = run.predictions[row["image_id"]]
     size = (item["height"], item["width"])
     matches = match_predictions(item["annotations"], predictions, size)
-    picture = draw_picture(run, row, "worst 1", matches)
+    picture = draw_picture(run, row, "worst 1", predictions, matches)
     assert (picture.height, picture.width) == size
 
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.source.split(",")[1]))))
