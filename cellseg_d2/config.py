@@ -138,6 +138,11 @@ def add_cellseg_config(cfg: CN) -> None:
     cfg.TEST.MASK_NMS = CN()
     # IoU of masks of one class above which the lower score is dropped; 1 keeps all.
     cfg.TEST.MASK_NMS.THRESHOLD = 1.0
+    # Exponents of two more factors of a score (cellseg_d2/modeling/rescoring.py), 0 for none: the
+    # proposal's objectness, in [0, 1), the class's share being the rest; the mask's certainty.
+    cfg.TEST.RESCORE = CN()
+    cfg.TEST.RESCORE.OBJECTNESS = 0.0
+    cfg.TEST.RESCORE.MASK = 0.0
 
     # Prediction in overlapping tiles (cellseg_d2/inference/tiling.py).
     cfg.TEST.TILE = CN()

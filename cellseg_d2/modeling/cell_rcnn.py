@@ -18,6 +18,7 @@ from .class_weights import weight_classes
 from .mixed_precision import score_in_full_precision, use_amp
 from .nms import SoftNMS, mask_nms
 from .pooler import replace_poolers
+from .rescoring import Rescoring, weigh_objectness
 
 MASK_THRESHOLD = 0.5
 """Probability from which a pixel belongs to a mask, as in upstream's post-processing."""
@@ -31,8 +32,8 @@ class CellRCNN(GeneralizedRCNN):
     holds the same masks to the bit.
 
     With ``MODEL.CENTER_BOUNDARY_HEAD.ENABLED`` the losses of that head are added in training.
-    ``TEST.SOFT_NMS`` and ``TEST.MASK_NMS`` thin out detections in their own way, whatever the RoI
-    heads are.
+    ``TEST.SOFT_NMS`` and ``TEST.MASK_NMS`` thin out detections in their own way, and
+    ``TEST.RESCORE`` weighs their scores, whatever the RoI heads are.
     """
 
     @configurable
@@ -42,6 +43,7 @@ class CellRCNN(GeneralizedRCNN):
         center_boundary_head: CenterBoundaryHead | None = None,
         soft_nms: SoftNMS | None = None,
         mask_nms_threshold: float = 1.0,
+        rescoring: Rescoring | None = None,
         channels_last: bool = False,
         test_amp: torch.dtype | None = None,
         **arguments: Any,
@@ -54,6 +56,7 @@ class CellRCNN(GeneralizedRCNN):
                 None leaves that to the RoI heads.
             mask_nms_threshold: IoU of masks of one class above which the lower score is dropped; 1
                 keeps all.
+            rescoring: weighs the scores; None leaves them as they are.
             channels_last: whether the backbone is given images in that memory format, which its
                 features then keep.
             test_amp: what to predict in, in mixed precision; None for full precision.
@@ -63,6 +66,9 @@ class CellRCNN(GeneralizedRCNN):
         self.center_boundary_head = center_boundary_head
         self.soft_nms = soft_nms
         self.mask_nms_threshold = mask_nms_threshold
+        self.rescoring = rescoring
+        if rescoring is not None:
+            weigh_objectness(self.roi_heads, rescoring.objectness)
         self.channels_last = channels_last
         self.test_amp = test_amp
         if test_amp is not None:
@@ -74,8 +80,8 @@ class CellRCNN(GeneralizedRCNN):
 
         Raises:
             ConfigError: where the auxiliary head's feature is none of the backbone's, or
-                ``TEST.SOFT_NMS``, ``TEST.MASK_NMS`` or ``MODEL.ROI_BOX_HEAD.CLASS_WEIGHTS`` is out
-                of range.
+                ``TEST.SOFT_NMS``, ``TEST.MASK_NMS``, ``TEST.RESCORE`` or
+                ``MODEL.ROI_BOX_HEAD.CLASS_WEIGHTS`` is out of range.
         """
         soft_nms, threshold = SoftNMS.from_config(cfg), cfg.TEST.MASK_NMS.THRESHOLD
         if not 0 <= threshold <= 1:
@@ -84,6 +90,7 @@ class CellRCNN(GeneralizedRCNN):
         arguments |= {
             "soft_nms": soft_nms,
             "mask_nms_threshold": threshold,
+            "rescoring": Rescoring.from_config(cfg),
             "channels_last": cfg.MODEL.CHANNELS_LAST,
             "test_amp": use_amp(
                 cfg.TEST.AMP.ENABLED, cfg.MODEL.DEVICE, cfg.SOLVER.AMP.DTYPE, "TEST.AMP.ENABLED"
@@ -158,6 +165,8 @@ class CellRCNN(GeneralizedRCNN):
                 raw = super().inference(batched_inputs, detected_instances, do_postprocess=False)
             else:
                 raw = self._inference_with_soft_nms(batched_inputs, self.soft_nms)
+        if self.rescoring is not None and detected_instances is None:
+            raw = [self.rescoring.weigh_masks(item, MASK_THRESHOLD) for item in raw]
         if not do_postprocess:
             return raw
         return [
