@@ -25,6 +25,7 @@ from cellseg_d2.checkpoint.files import replace_file
 from cellseg_d2.data.config_reader import image_reader
 from cellseg_d2.data.layout import image_name
 from cellseg_d2.errors import CellDataError, ConfigError
+from cellseg_d2.evaluation.image_result import shown_predictions
 from cellseg_d2.evaluation.mistakes import (
     NEIGHBOURHOOD,
     TOUCHED,
@@ -33,7 +34,6 @@ from cellseg_d2.evaluation.mistakes import (
     quartile_edges,
     tabulate_strata,
 )
-from cellseg_d2.structures.distinct import distinct_instances
 from cellseg_d2.visualization.mistake_sheet import choose_mistakes, draw_mistakes
 from cellseg_d2.visualization.png import save_png
 from cellseg_d2.visualization.report.sources import RunSources, evaluation_command, read_run
@@ -165,13 +165,7 @@ def analyze(runs: Sequence[RunSources], output: Path) -> str:
             truth[number] = item["annotations"]
             threshold = run.details["score_threshold"]
             sure = [p for p in run.predictions[image_id] if p["score"] >= threshold]
-            # Those that the label map holds, and no other is counted.
-            kept = distinct_instances(
-                [p["segmentation"] for p in sure],
-                [p["score"] for p in sure],
-                (item["height"], item["width"]),
-            )
-            answers[number] = [sure[index] for index in kept]
+            answers[number] = shown_predictions(sure, (item["height"], item["width"]))
         picture = draw_mistakes(mistakes, images, truth, answers, classes)
         save_png(output / "mistakes.png", picture)
     return text

@@ -126,6 +126,27 @@ def compare_image(
     )
 
 
+def shown_predictions(
+    predictions: Sequence[dict[str, Any]], image_size: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Return one image's predictions without those that label maps leave out.
+
+    These are what better predictions cover for the most part, as a cell answered with as two
+    classes (``distinct_instances``). That depends on predictions of higher scores only, and so is
+    the same at every score threshold.
+
+    Args:
+        predictions: dicts with ``score`` and ``segmentation`` (compressed RLE).
+        image_size: height and width in pixels.
+
+    Returns:
+        In the order of the given ones.
+    """
+    scores = [p["score"] for p in predictions]
+    kept = distinct_instances([p["segmentation"] for p in predictions], scores, image_size)
+    return [predictions[index] for index in kept]
+
+
 def flatten_image(
     record: dict[str, Any], predictions: Sequence[dict[str, Any]], score_threshold: float
 ) -> ImageLabels:
@@ -133,10 +154,7 @@ def flatten_image(
     size = (record["height"], record["width"])
     annotations = record["annotations"]
     sure = [p for p in predictions if p["score"] >= score_threshold]
-    distinct = distinct_instances(
-        [p["segmentation"] for p in sure], [p["score"] for p in sure], size
-    )
-    shown = [sure[index] for index in distinct]
+    shown = shown_predictions(sure, size)
     gt = _flatten_ground_truth(annotations, size)
     pred = flatten_masks([p["segmentation"] for p in shown], [p["score"] for p in shown], size)
     overlaps = instance_overlaps(gt.label_map, pred.label_map)

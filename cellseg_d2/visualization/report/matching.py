@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ...structures.distinct import distinct_instances
 from ...structures.run_decoding import decode_runs
 from ...structures.run_sets import areas, intersection_areas, tight_boxes
 
@@ -34,27 +33,6 @@ class Tallies:
 
     def __add__(self, other: Tallies) -> Tallies:
         return Tallies(self.tp + other.tp, self.fp + other.fp, self.gt + other.gt)
-
-
-def shown_predictions(
-    predictions: Sequence[dict[str, Any]], image_size: tuple[int, int]
-) -> list[dict[str, Any]]:
-    """Return one image's predictions without those that label maps leave out.
-
-    These are what better predictions cover for the most part, as a cell answered with as two
-    classes (``distinct_instances``). That depends on predictions of higher scores only, and so is
-    the same at every score threshold.
-
-    Args:
-        predictions: dicts with ``score`` and ``segmentation`` (compressed RLE).
-        image_size: height and width in pixels.
-
-    Returns:
-        In the order of the given ones.
-    """
-    scores = [p["score"] for p in predictions]
-    kept = distinct_instances([p["segmentation"] for p in predictions], scores, image_size)
-    return [predictions[index] for index in kept]
 
 
 def match_predictions(

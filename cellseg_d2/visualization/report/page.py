@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...checkpoint.files import replace_file
+from ...evaluation.image_result import shown_predictions
 from ..colors import class_colors
 from . import charts
 from .facts import config_rows, run_facts
-from .matching import IOU_THRESHOLD, STEPS, Tallies, match_predictions, shown_predictions, tally
+from .matching import IOU_THRESHOLD, STEPS, Tallies, match_predictions, tally
 from .pictures import choose_images, draw_picture
 from .run_charts import evaluation_charts, training_charts
 from .sources import RunSources, evaluation_command

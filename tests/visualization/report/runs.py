@@ -20,8 +20,8 @@ from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset
 from cellseg_d2.engine import register_datasets
 from cellseg_d2.engine.run_record import write_run_record
 from cellseg_d2.evaluation import CellEvaluator, write_scores
+from cellseg_d2.evaluation.image_result import shown_predictions
 from cellseg_d2.structures import RLEMasks
-from cellseg_d2.visualization.report.matching import shown_predictions
 from cellseg_d2.visualization.report.sources import EVALUATION_FOLDER, RunSources
 
 HOSTILE_CLASS = "<script>alert(1)</script>"

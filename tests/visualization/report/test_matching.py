@@ -11,7 +11,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cellseg_d2.visualization.report.matching import match_predictions, shown_predictions, tally
+from cellseg_d2.evaluation.image_result import shown_predictions
+from cellseg_d2.visualization.report.matching import match_predictions, tally
 
 SIZE = (90, 110)
 
