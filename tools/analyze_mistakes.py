@@ -155,7 +155,7 @@ def analyze(runs: Sequence[RunSources], output: Path) -> str:
     text = tables(gt, pred, classes, names)
     with replace_file(output / "mistakes.md") as file:
         file.write(text.encode("utf-8"))
-    mistakes = choose_mistakes(gt, pred, classes)
+    mistakes = choose_mistakes(gt, pred, classes, names)
     if mistakes:
         shown = {mistake.image: places[mistake.image] for mistake in mistakes}
         images, truth, answers = {}, {}, {}

@@ -35,37 +35,51 @@ class Mistake:
 
 
 def choose_mistakes(
-    gt: Cells, pred: Cells, class_names: Sequence[str], each: int = 3
+    gt: Cells, pred: Cells, class_names: Sequence[str], image_names: Sequence[str], each: int = 3
 ) -> list[Mistake]:
     """Choose the worst mistakes of each kind, of different images where they can be.
 
     Of cells merged, split, misdrawn and missed the largest; of cells found and given another class,
-    and of predictions where no cell is, those that the model is surest of.
+    and of predictions where no cell is, those that the model is surest of. No piece shows the place
+    of another: several runs make the same mistake, and one cell's is often its neighbour's.
 
     Args:
         gt: the ground truth's cells.
         pred: the predicted ones.
         class_names: of the categories.
+        image_names: a name for each value of ``image``; images of one name are the same.
         each: how many of a kind.
     """
     found: list[Mistake] = []
+
+    def is_shown(name: str, center: NDArray[Any]) -> bool:
+        return any(
+            image_names[m.image] == name and np.abs(center - m.center).max() < _PIECE / 2
+            for m in found
+        )
 
     def add(cells: Cells, which: NDArray[Any], order: NDArray[Any], text: str) -> None:
         places = np.flatnonzero(which)
         places = places[np.argsort(-order[which], kind="stable")]
         # The worst of each image first, then the second worst of each …
-        turns: dict[int, int] = {}
+        turns: dict[str, int] = {}
         turn = []
         for place in places:
-            image = int(cells.image[place])
+            image = image_names[cells.image[place]]
             turns[image] = turns.get(image, -1) + 1
             turn.append(turns[image])
-        for place in places[np.argsort(turn, kind="stable")][:each]:
+        left = each
+        for place in places[np.argsort(turn, kind="stable")]:
+            image, center = int(cells.image[place]), cells.center[place]
+            if left == 0:
+                break
+            if is_shown(image_names[image], center):
+                continue
+            left -= 1
             name = class_names[cells.category[place]]
             taken = cells.partner[place]
             title = text.format(name=name, other=class_names[taken], score=cells.score[place])
-            x, y = cells.center[place].tolist()
-            found.append(Mistake(title, int(cells.image[place]), (x, y)))
+            found.append(Mistake(title, image, (float(center[0]), float(center[1]))))
 
     for fate, word in enumerate(FATES):
         if fate != FOUND:

@@ -16,7 +16,7 @@ def cells(fate, *, image=None, diameter=None, score=None, category=None, partner
     def column(values, fill):
         return np.array(values) if values is not None else np.full(n, fill)
 
-    center = np.stack([np.arange(n) * 10.0, np.arange(n) * 10.0], axis=1)
+    center = np.stack([np.arange(n) * 100.0, np.arange(n) * 100.0], axis=1)
     zeros = np.zeros(n)
     return Cells(
         column(image, 0),
@@ -37,9 +37,25 @@ NOTHING = cells([])
 
 def test_the_largest_of_each_image_come_first() -> None:
     gt = cells([MISSED] * 5 + [FOUND], image=[0, 0, 1, 1, 2, 2], diameter=[9, 8, 3, 2, 7, 99])
-    chosen = choose_mistakes(gt, NOTHING, ["a"], each=4)
-    assert [(m.image, m.center[0]) for m in chosen] == [(0, 0), (2, 40), (1, 20), (0, 10)]
+    chosen = choose_mistakes(gt, NOTHING, ["a"], ["x", "y", "z"], each=4)
+    assert [(m.image, m.center[0]) for m in chosen] == [(0, 0), (2, 400), (1, 200), (0, 100)]
     assert {m.title for m in chosen} == {"missed: a"}
+
+
+def test_a_place_is_shown_once() -> None:
+    # Two runs of image x, which miss one cell and merge the next; and the same place of image y.
+    gt = cells([MISSED, MISSED, MERGED, MISSED], image=[0, 1, 1, 2], diameter=[9, 8, 99, 7])
+    gt.center[:] = [(50, 50), (51, 50), (97, 3), (50, 50)]
+    chosen = choose_mistakes(gt, NOTHING, ["a"], ["x", "x", "y"])
+    assert [(m.title, m.image) for m in chosen] == [("merged: a", 1), ("missed: a", 2)]
+    # A piece is 96 pixels wide, with its place in the middle.
+    gt.center[2] = (98, 50)
+    chosen = choose_mistakes(gt, NOTHING, ["a"], ["x", "x", "y"])
+    assert [(m.title, m.image) for m in chosen] == [
+        ("merged: a", 1),
+        ("missed: a", 0),
+        ("missed: a", 2),
+    ]
 
 
 def test_the_surest_wrong_names_and_spurious_cells() -> None:
@@ -50,14 +66,14 @@ def test_the_surest_wrong_names_and_spurious_cells() -> None:
         iou=[0.9, 0.8, 0.7, 0.0, 0.3],
         score=[0.99, 0.5, 0.75, 0.6, 0.95],
     )
-    chosen = choose_mistakes(cells([MERGED]), pred, ["a", "b"], each=1)
+    chosen = choose_mistakes(cells([MERGED]), pred, ["a", "b"], ["x"], each=1)
     # The last prediction touches a cell by .3: that is the misdrawn cell's mistake.
     assert [m.title for m in chosen] == [
         "merged: a",
         "a named b, score 0.75",
         "spurious: a, score 0.60",
     ]
-    assert not choose_mistakes(cells([FOUND]), cells([FOUND], partner=[0]), ["a"])
+    assert not choose_mistakes(cells([FOUND]), cells([FOUND], partner=[0]), ["a"], ["x"])
     assert len(FATES) == 5
 
 
@@ -69,14 +85,15 @@ def test_pieces_show_the_place_and_its_masks() -> None:
     rle = mask_util.encode(np.asfortranarray(mask))
     truth = {5: [{"category_id": 0, "segmentation": rle, "bbox": [240, 140, 250, 150]}]}
     truth[5][0]["bbox_mode"] = BoxMode.XYXY_ABS
-    chosen = choose_mistakes(cells([MISSED], image=[5]), NOTHING, ["a"])
+    names = [""] * 5 + ["x"]
+    chosen = choose_mistakes(cells([MISSED], image=[5]), NOTHING, ["a"], names)
     sheet = draw_mistakes(chosen, {5: ("x", image)}, truth, {5: []}, ["a"])
     # At the origin: nothing but white in all three pieces.
     assert not (sheet == (0, 0, 255)).all(axis=2).any()
     gt = cells([MISSED], image=[5])
     gt.center[:] = (245, 145)
     drawn = draw_mistakes(
-        choose_mistakes(gt, NOTHING, ["a"]), {5: ("x", image)}, truth, {5: []}, ["a"]
+        choose_mistakes(gt, NOTHING, ["a"], names), {5: ("x", image)}, truth, {5: []}, ["a"]
     )
     blue = (drawn[..., 0] < 10) & (drawn[..., 2] > 245)
     columns = [blue[:, :270].sum(), blue[:, 270:540].sum(), blue[:, 540:].sum()]
