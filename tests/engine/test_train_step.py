@@ -176,6 +176,7 @@ def test_gradients_travel_once_an_update(tmp_path: Path) -> None:
 
 
 TWO_RANKS = """
+import gc
 import sys
 import torch
 from detectron2.utils.events import EventStorage
@@ -205,6 +206,10 @@ with EventStorage() as storage:
     except FloatingPointError as error:
         print(error)
         print("stopped")
+# As run_rank ends a process: all together. The model holds on to the group and its threads.
+torch.distributed.barrier()
+del step, model, optimizer
+gc.collect()
 torch.distributed.destroy_process_group()
 """
 
