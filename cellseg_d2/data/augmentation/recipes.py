@@ -102,7 +102,7 @@ def _report5() -> list[T.Augmentation]:
 
 def _cellseg() -> list[T.Augmentation]:
     # This project's own: every orientation, mild changes of shape and scale, and the stain's own
-    # variation in place of changes of colour that no slide shows, which find fewer pale cells
+    # variation in place of changes of colour that no slide shows, with which fewer cells were found
     # (RESULTS.md).
     return [
         Warp(
