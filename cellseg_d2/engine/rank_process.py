@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -66,7 +67,7 @@ def run_rank(local_rank: int, job: Job, launcher: Connection) -> None:
         job.main(*job.args)
         comm.synchronize()
         dist.destroy_process_group()
-        return
+        end_process()
     except (CellDataError, ConfigError, FloatingPointError) as error:
         fault = error
     except OSError as error:
@@ -82,6 +83,19 @@ def run_rank(local_rank: int, job: Job, launcher: Connection) -> None:
     # Ending now would cut the connections, and the others would fail, loudly, before they are told.
     time.sleep(PATIENCE)
     sys.exit(1)
+
+
+def end_process() -> NoReturn:
+    """End this process well, without taking the interpreter apart.
+
+    Threads of gloo and of autograd may still run, since whatever refers to the process group keeps
+    it alive; one that asks for the interpreter while it is being taken apart aborts the process,
+    after all its work was done. What was registered to run at the end runs, as in a forked process.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _end_with_launcher() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -90,6 +93,31 @@ def test_two_machines_of_one_process_work_together(tmp_path: Path) -> None:
     # d(sum over 3 rows of (rank + 1) · output) / d bias is 3 and 6, whose mean is 4.5.
     assert seen[0]["gradient"] == [4.5, 4.5]
     assert seen[0]["running_mean"] == [5.0, 5.0]
+
+
+class AbortsWithInterpreter:
+    """Stands for a thread that is still alive when the interpreter is taken apart."""
+
+    def __del__(self, abort: Callable[[], None] = os.abort) -> None:
+        abort()
+
+
+def leave_things_to_the_end(folder: Path) -> None:
+    """Leaves what aborts at the interpreter's end, and writes what is registered for it."""
+    sys.left_behind = AbortsWithInterpreter()
+    rank = comm.get_rank()
+    atexit.register((folder / f"end{rank}").write_text, "registered")
+    # Kept in a buffer, unlike what a terminal gets.
+    sys.stdout = (folder / f"out{rank}").open("w")
+    print("printed")
+
+
+@pytest.mark.slow
+def test_a_process_ends_well_whatever_is_still_alive(tmp_path: Path) -> None:
+    launch(leave_things_to_the_end, 2, args=(tmp_path,))
+    for rank in range(2):
+        assert (tmp_path / f"end{rank}").read_text() == "registered"
+        assert (tmp_path / f"out{rank}").read_text() == "printed\n"
 
 
 def fail(folder: Path, how: str) -> None:

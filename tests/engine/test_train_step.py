@@ -176,10 +176,10 @@ def test_gradients_travel_once_an_update(tmp_path: Path) -> None:
 
 
 TWO_RANKS = """
-import gc
 import sys
 import torch
 from detectron2.utils.events import EventStorage
+from cellseg_d2.engine.rank_process import end_process
 from cellseg_d2.engine.train_step import TrainStep
 rank, store = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
@@ -206,11 +206,9 @@ with EventStorage() as storage:
     except FloatingPointError as error:
         print(error)
         print("stopped")
-# As run_rank ends a process: all together. The model holds on to the group and its threads.
 torch.distributed.barrier()
-del step, model, optimizer
-gc.collect()
 torch.distributed.destroy_process_group()
+end_process()
 """
 
 
