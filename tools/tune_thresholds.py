@@ -5,11 +5,13 @@ Example: python tools/tune_thresholds.py --config-file output/config.yaml
 MODEL.WEIGHTS output/model_final.pth
 
 The masks' AP50 decides on NMS, mask NMS, the cap on detections and the score threshold of the
-answers; panoptic quality (PQ) on the score from which cells belong to a label map. Within .1 points
-of the best AP50 the setting that leaves the fewest cells is taken, and the highest cap. The config
-is written to tuned.yaml in the output folder, for predict.py and train_net.py --eval-only.
+answers, one after the other; panoptic quality (PQ) on the score from which cells belong to a label
+map. Of mask NMS and the score threshold the one that leaves the fewest cells is taken among those
+within .1 points of the best AP50, of the caps the highest of these, of the rest the best. The
+config is written to tuned.yaml in the output folder, for predict.py and train_net.py --eval-only.
 
-With TEST.TTA or TEST.TILE on, NMS and the score for label maps are tuned, in that mode.
+With TEST.TTA or TEST.TILE on, NMS and the score for label maps are tuned, in that mode. With
+TEST.RESCORE.MASK the cap is not tuned.
 Exit status: 0 when all is well, 1 on a fault in the data, 2 on wrong usage.
 """
 

@@ -19,7 +19,7 @@ from ..config import complete_config
 from ..errors import ConfigError
 from .evaluation import needs_predictor
 from .predictor import CellPredictor
-from .tuning import KEYS, Grid, Thresholds, Trial, tune
+from .tuning import KEYS, SWEPT, Grid, Thresholds, Trial, tune
 
 TUNED_CONFIG = "tuned.yaml"
 
@@ -32,7 +32,8 @@ def tune_config(
     """Choose the thresholds of a trained model; see ``tune``.
 
     Where ``TEST.TTA`` or ``TEST.TILE`` is on, the cap, the score threshold and mask NMS stay as
-    they are. With Soft-NMS by a Gaussian there is no NMS threshold to choose.
+    they are; with ``TEST.RESCORE.MASK`` the cap does. With Soft-NMS by a Gaussian there is no NMS
+    threshold to choose.
 
     Args:
         cfg: of the model, with ``MODEL.WEIGHTS``.
@@ -54,8 +55,8 @@ def tune_config(
     start = Thresholds(**{name: get_value(cfg, key) for name, key in KEYS.items()})
     if cfg.TEST.SOFT_NMS.METHOD == "gaussian":
         grid = replace(grid, nms=(start.nms,))
-    is_plain = not needs_predictor(cfg)
-    loose = loosen(cfg, grid) if is_plain else cfg
+    swept = swept_thresholds(cfg)
+    loose = loosen(cfg, grid, swept)
 
     def run_model(nms: float) -> list[Instances]:
         with_nms = loose.clone()
@@ -65,19 +66,35 @@ def tune_config(
         return list(tqdm(answers, f"NMS {nms:g}", len(dicts), unit="image", disable=None))
 
     thresholds, trials = tune(
-        run_model, dicts, cfg.DATASETS.CELL.CLASS_NAMES, start, grid, is_plain=is_plain
+        run_model, dicts, cfg.DATASETS.CELL.CLASS_NAMES, start, grid, swept=swept
     )
     values = {key: getattr(thresholds, name) for name, key in KEYS.items()}
     return values | {key: get_value(loose, key) for key in PROPOSAL_KEYS}, trials
 
 
-def loosen(cfg: CfgNode, grid: Grid) -> CfgNode:
-    """Return a config whose model answers with all that any setting of a grid would."""
+def swept_thresholds(cfg: CfgNode) -> tuple[str, ...]:
+    """Return the thresholds of ``SWEPT`` that can be swept over a config's answers; see there."""
+    if needs_predictor(cfg):
+        return ()
+    return tuple(name for name in SWEPT if name != "cap" or cfg.TEST.RESCORE.MASK == 0)
+
+
+def loosen(cfg: CfgNode, grid: Grid, swept: Sequence[str]) -> CfgNode:
+    """Return a config whose model answers with all that any setting of a grid would.
+
+    Args:
+        cfg: of the model; not changed.
+        grid: the values to try.
+        swept: the thresholds to loosen; see ``swept_thresholds``.
+    """
     loose = cfg.clone()
     loose.defrost()
-    loose.MODEL.ROI_HEADS.SCORE_THRESH_TEST = grid.score[0]
-    loose.TEST.DETECTIONS_PER_IMAGE = grid.cap[-1]
-    loose.TEST.MASK_NMS.THRESHOLD = 1.0
+    if "score" in swept:
+        loose.MODEL.ROI_HEADS.SCORE_THRESH_TEST = grid.score[0]
+    if "cap" in swept:
+        loose.TEST.DETECTIONS_PER_IMAGE = grid.cap[-1]
+    if "mask_nms" in swept:
+        loose.TEST.MASK_NMS.THRESHOLD = 1.0
     complete_config(loose)
     return loose
 

@@ -4,6 +4,10 @@ The model runs once for each NMS threshold, at the lowest score threshold and th
 its answers are kept. Everything else is swept over the kept answers, in the order in which the
 model applies it: a detection of a lower score, or beyond the cap, never takes a better one away, so
 that what is left is what the model would have answered. One threshold is settled after the other.
+
+Not where the masks' certainty counts in a score (``TEST.RESCORE.MASK``): the model caps by the
+score before, which the answers no longer have. Then the cap stays as it is, and the rest holds, for
+certainty only lowers a score.
 """
 
 from __future__ import annotations
@@ -34,6 +38,9 @@ KEYS = {
     "label_score": "TEST.PANOPTIC.SCORE_THRESHOLD",
 }
 """Of the config, by the names of ``Thresholds``."""
+
+SWEPT = ("mask_nms", "cap", "score")
+"""The thresholds that are swept over kept answers, in this order."""
 
 Answers = Sequence[Instances]
 
@@ -91,7 +98,7 @@ def tune(
     start: Thresholds,
     grid: Grid,
     *,
-    is_plain: bool = True,
+    swept: Sequence[str] = SWEPT,
 ) -> tuple[Thresholds, list[Trial]]:
     """Choose thresholds one after the other.
 
@@ -103,15 +110,14 @@ def tune(
 
     Args:
         run_model: from an NMS threshold to the answers for all images, in the order of ``dicts``:
-            without mask NMS, with the scores above ``grid.score[0]`` and the best ``grid.cap[-1]``
-            cells.
+            for ``SWEPT`` without mask NMS, with the scores above ``grid.score[0]`` and the best
+            ``grid.cap[-1]`` cells; as ``start`` says for what is not swept.
         dicts: annotated images.
         class_names: of each category.
         start: the values to start with; those of what is not tuned stay.
         grid: the values to try.
-        is_plain: whether the answers are those of one model to whole images. Answers of several
-            views, models or tiles are merged after cap and score threshold, which then cannot be
-            swept: only NMS and the label maps' threshold are tuned.
+        swept: which of ``SWEPT`` are tuned. Answers of several views, models or tiles are merged
+            after all of these: then none, and only NMS and the label maps' threshold are.
 
     Returns:
         The thresholds, and all trials in order.
@@ -120,8 +126,8 @@ def tune(
     trials: list[Trial] = []
     best: Answers = []
     highest = float("-inf")
-    loosest = replace(start, mask_nms=1.0, cap=grid.cap[-1], score=grid.score[0])
-    thresholds = loosest if is_plain else start
+    loosest: dict[str, Any] = {"mask_nms": 1.0, "cap": grid.cap[-1], "score": grid.score[0]}
+    thresholds = replace(start, **{name: loosest[name] for name in swept})
     for nms in grid.nms:
         answers = run_model(nms)
         trial = judge.by_ap50("nms", nms, answers)
@@ -131,7 +137,7 @@ def tune(
     trials = [replace(trial, chosen=trial.value == thresholds.nms) for trial in trials]
     logger.info("NMS %g: AP50 %.1f", thresholds.nms, highest)
 
-    for name in ("mask_nms", "cap", "score") if is_plain else ():
+    for name in swept:
         tried = []
         for value in getattr(grid, name):
             shown = _apply(best, _changed(thresholds, name, value))
@@ -143,7 +149,7 @@ def tune(
         trials += [replace(trial, chosen=trial is chosen) for trial in tried]
         logger.info("%s %g: AP50 %.1f", KEYS[name], chosen.value, chosen.result)
 
-    shown = _apply(best, thresholds) if is_plain else best
+    shown = _apply(best, thresholds) if swept else best
     tried = [judge.by_pq(value, shown) for value in grid.label_score]
     chosen = _fewest_cells(tried, 0)
     trials += [replace(trial, chosen=trial is chosen) for trial in tried]

@@ -14,8 +14,13 @@ from cellseg_d2 import ConfigError, load_config
 from cellseg_d2.data import load_cell_dicts
 from cellseg_d2.data.synthetic import SyntheticParameters, write_dataset
 from cellseg_d2.inference import CellPredictor
-from cellseg_d2.inference.tuned_config import loosen, tune_config, write_tuned_config
-from cellseg_d2.inference.tuning import KEYS, Grid, Thresholds, apply_thresholds, tune
+from cellseg_d2.inference.tuned_config import (
+    loosen,
+    swept_thresholds,
+    tune_config,
+    write_tuned_config,
+)
+from cellseg_d2.inference.tuning import KEYS, SWEPT, Grid, Thresholds, apply_thresholds, tune
 from cellseg_d2.structures import RLEMasks
 
 from .models import save_weights, tiny_config
@@ -55,7 +60,7 @@ def answer(item: dict, scores: list[float], kept: slice = slice(None)) -> Instan
 def test_the_sweep_leaves_what_the_model_would_answer(weights: str, soft: str) -> None:
     cfg = tiny_config("MODEL.WEIGHTS", weights, "TEST.SOFT_NMS.METHOD", soft)
     image = np.random.default_rng(0).integers(0, 255, (96, 112, 3), np.uint8)
-    loose = CellPredictor(loosen(cfg, GRID))(image)["instances"]
+    loose = CellPredictor(loosen(cfg, GRID, SWEPT))(image)["instances"]
     lengths = set()
     for score, cap, mask_threshold in ((0.2, 60, 1.0), (0.01, 20, 0.2)):
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
@@ -68,6 +73,30 @@ def test_the_sweep_leaves_what_the_model_would_answer(weights: str, soft: str) -
         assert torch.equal(swept.pred_classes, expected.pred_classes)
         lengths.add(len(swept))
     assert len(lengths) == 2 and 0 not in lengths
+
+
+def test_where_masks_count_in_a_score_the_cap_is_not_swept(weights: str) -> None:
+    cfg = tiny_config("MODEL.WEIGHTS", weights, "TEST.RESCORE.MASK", 2.0)
+    cfg.TEST.DETECTIONS_PER_IMAGE = 20
+    swept = swept_thresholds(cfg)
+    assert swept == ("mask_nms", "score")
+    image = np.random.default_rng(0).integers(0, 255, (96, 112, 3), np.uint8)
+    loose = CellPredictor(loosen(cfg, GRID, swept))(image)["instances"]
+    lengths = set()
+    for score, mask_threshold in ((0.1, 1.0), (0.01, 0.2)):
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
+        cfg.TEST.MASK_NMS.THRESHOLD = mask_threshold
+        expected = CellPredictor(cfg)(image)["instances"]
+        thinned = apply_thresholds(loose, score, 20, mask_threshold)
+        assert thinned.pred_masks.rles == expected.pred_masks.rles
+        assert torch.equal(thinned.scores, expected.scores)
+        lengths.add(len(thinned))
+    assert len(lengths) == 2 and 0 not in lengths
+    # Why: the best ten by the scores as they are now are not the ten that a cap of ten leaves.
+    cfg.TEST.DETECTIONS_PER_IMAGE = 10
+    capped = CellPredictor(cfg)(image)["instances"].pred_masks.rles
+    swept_too = apply_thresholds(loose, 0.01, 10, 0.2).pred_masks.rles
+    assert capped != swept_too
 
 
 def test_choices(dicts: list[dict]) -> None:
@@ -104,7 +133,7 @@ def test_choices(dicts: list[dict]) -> None:
     assert by["label_score", 0.9].result == 0 == by["label_score", 0.9].cells
     assert by["label_score", 0.2].objective == "panoptic/PQ"
 
-    kept, trials = tune(run_model, dicts, ["a", "b", "c", "d"], start, grid, is_plain=False)
+    kept, trials = tune(run_model, dicts, ["a", "b", "c", "d"], start, grid, swept=())
     assert kept == Thresholds(nms=0.5, mask_nms=0.9, cap=7, score=0.3, label_score=0.2)
     assert {t.name for t in trials} == {"nms", "label_score"}
 
