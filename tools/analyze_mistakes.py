@@ -135,7 +135,7 @@ def _quarters(
     edges = quartile_edges(gt)
     words = [f"{edge:g}" for edge in edges]
     inner = [f"{low} to {high}" for low, high in zip(words, words[1:], strict=False)]
-    labels = [f"below {words[0]}", *inner, f"{words[-1]} and more"]
+    labels = [f"below {words[0]}", *inner, f"{words[-1]} and more"] if words else ["all"]
     return title, labels, np.digitize(gt, edges), np.digitize(pred, edges)
 
 
@@ -156,6 +156,8 @@ def analyze(runs: Sequence[RunSources], output: Path) -> str:
     with replace_file(output / "mistakes.md") as file:
         file.write(text.encode("utf-8"))
     mistakes = choose_mistakes(gt, pred, classes, names)
+    # A former one would be taken for these runs'.
+    (output / "mistakes.png").unlink(missing_ok=True)
     if mistakes:
         shown = {mistake.image: places[mistake.image] for mistake in mistakes}
         images, truth, answers = {}, {}, {}
@@ -190,7 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(_LEGEND)
     print(text, end="")
-    print(f"\nWrote {output / 'mistakes.md'} and mistakes.png")
+    drawn = (output / "mistakes.png").is_file()
+    print(f"\nWrote {output / 'mistakes.md'}" + (" and mistakes.png" if drawn else ""))
     return 0
 
 

@@ -207,8 +207,22 @@ def tabulate_strata(
 
 
 def quartile_edges(values: np.ndarray) -> np.ndarray:
-    """Return the three values that part others into four groups of about the same size."""
-    return np.unique(np.percentile(values, [25, 50, 75]).round(2))
+    """Return the values that part others into four groups of about the same size.
+
+    Args:
+        values: (N,), at least one.
+
+    Returns:
+        Up to three of three digits each, ascending. Fewer where many values are alike, so that no
+        group is empty: what is below the first, from each to the next, from the last on.
+    """
+    edges: list[float] = []
+    for quartile in np.percentile(values, [25, 50, 75]):
+        edge = float(f"{quartile:.3g}")
+        last = edges[-1] if edges else -np.inf
+        if ((values >= last) & (values < edge)).any() and (values >= edge).any():
+            edges.append(edge)
+    return np.array(edges)
 
 
 def _percent(part: float, whole: int) -> float:

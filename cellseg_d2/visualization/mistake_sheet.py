@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.data import Metadata
 from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
 from ..evaluation.mistakes import FATES, FOUND, TOUCHED, Cells
+from ..export.rle_counts import decode_crop
 from .overlay import OverlayStyle, cell_metadata, draw_ground_truth
 from .sheets import SheetRow, contact_sheet
 
 _PIECE = 96
 _SCALE = 4
+_MARGIN = 2
 _STYLE = OverlayStyle(boxes=False, labels="none", scale=_SCALE, outline_width=3, alpha=0.15)
 
 
@@ -54,7 +58,8 @@ def choose_mistakes(
 
     def is_shown(name: str, center: NDArray[Any]) -> bool:
         return any(
-            image_names[m.image] == name and np.abs(center - m.center).max() < _PIECE / 2
+            # At an image's border a piece has its place at its own.
+            image_names[m.image] == name and np.abs(center - m.center).max() < _PIECE
             for m in found
         )
 
@@ -103,27 +108,23 @@ def draw_mistakes(
     Args:
         mistakes: at least one.
         images: name and (H, W, 3) uint8 RGB by image id.
-        truth: the ground truth's annotations by image id.
-        predictions: those that are shown, by image id, with ``bbox`` as x, y, width and height.
+        truth: the ground truth's annotations by image id, with ``category_id`` and
+            ``segmentation``, an RLE.
+        predictions: those that are shown, likewise.
         class_names: of the categories.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     metadata = cell_metadata(class_names)
-    drawn: dict[int, tuple[NDArray[np.uint8], ...]] = {}
     rows = []
     for mistake in mistakes:
         name, image = images[mistake.image]
-        if mistake.image not in drawn:
-            answers = [{**p, "bbox_mode": BoxMode.XYWH_ABS} for p in predictions[mistake.image]]
-            drawn[mistake.image] = tuple(
-                draw_ground_truth(image, {"annotations": items}, metadata, _STYLE, legend=False)
-                for items in (truth[mistake.image], answers)
-            )
         x, y = (round(value) for value in mistake.center)
-        pieces = [_piece(image, x, y, 1)]
-        pieces += [_piece(picture, x, y, _SCALE) for picture in drawn[mistake.image]]
+        window = _window(x, y, *image.shape[:2])
+        pieces = [image[window]]
+        for items in (truth[mistake.image], predictions[mistake.image]):
+            pieces.append(_draw(image, items, window, metadata))
         rows.append(SheetRow(f"{mistake.title} ({name}, {x}, {y})", pieces))
     columns = ("image", "ground truth", "prediction")
     return contact_sheet(
@@ -131,10 +132,53 @@ def draw_mistakes(
     )
 
 
-def _piece(picture: NDArray[np.uint8], x: int, y: int, scale: int) -> NDArray[np.uint8]:
-    """Cut a piece around a place, moved inwards at the border."""
-    height, width = picture.shape[:2]
-    side = min(_PIECE * scale, height, width)
-    left = min(max(x * scale - side // 2, 0), width - side)
-    top = min(max(y * scale - side // 2, 0), height - side)
-    return picture[top : top + side, left : left + side]
+def _window(x: int, y: int, height: int, width: int) -> tuple[slice, slice]:
+    """Return the rows and columns of a piece around a place, moved inwards at the border."""
+    side = min(_PIECE, height, width)
+    left, top = min(max(x - side // 2, 0), width - side), min(max(y - side // 2, 0), height - side)
+    return slice(top, top + side), slice(left, left + side)
+
+
+def _draw(
+    image: NDArray[np.uint8],
+    items: Iterable[Mapping[str, Any]],
+    window: tuple[slice, slice],
+    metadata: Metadata,
+) -> NDArray[np.uint8]:
+    """Draw the masks of a piece; the whole image would be many times as large, enlarged."""
+    # A cell that goes on beyond the piece is not to have an outline along its edge.
+    rows, columns = (
+        slice(max(part.start - _MARGIN, 0), min(part.stop + _MARGIN, length))
+        for part, length in zip(window, image.shape, strict=False)
+    )
+    annotations = []
+    for item in items:
+        mask, box = _cut(item["segmentation"], image.shape[:2], rows, columns)
+        if mask.any():
+            annotations.append(
+                {
+                    "category_id": item["category_id"],
+                    "segmentation": mask_util.encode(np.asfortranarray(mask)),
+                    "bbox": box,
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                }
+            )
+    record = {"annotations": annotations}
+    drawn = draw_ground_truth(image[rows, columns], record, metadata, _STYLE, legend=False)
+    top, left = window[0].start - rows.start, window[1].start - columns.start
+    height, width = (part.stop - part.start for part in window)
+    return drawn[top * _SCALE :, left * _SCALE :][: height * _SCALE, : width * _SCALE]
+
+
+def _cut(
+    rle: Mapping[str, Any], size: tuple[int, int], rows: slice, columns: slice
+) -> tuple[NDArray[np.uint8], list[int]]:
+    """Decode a mask within a window; and the whole mask's box there, by which cells are ordered."""
+    crop, (x, y) = decode_crop(rle["counts"], size)
+    mask = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+    down, right = y - rows.start, x - columns.start
+    target = mask[max(down, 0) : max(down + crop.shape[0], 0)]
+    target = target[:, max(right, 0) : max(right + crop.shape[1], 0)]
+    source = crop[max(-down, 0) :, max(-right, 0) :]
+    target[...] = source[: target.shape[0], : target.shape[1]]
+    return mask, [right, down, crop.shape[1], crop.shape[0]]

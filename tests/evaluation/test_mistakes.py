@@ -177,5 +177,23 @@ def test_strata_worked_out_by_hand() -> None:
 
 def test_quarters() -> None:
     assert quartile_edges(np.arange(101)).tolist() == [25, 50, 75]
-    # Most cells alike: fewer groups, none of them empty by construction.
-    assert quartile_edges(np.array([3, 3, 3, 3, 9])).tolist() == [3]
+    # Small values too, such as optical densities of pale tissue.
+    assert quartile_edges(np.linspace(0.001, 0.004, 101)).tolist() == [0.00175, 0.0025, 0.00325]
+
+
+@pytest.mark.parametrize(
+    ("values", "edges"),
+    [
+        ([3, 3, 3, 3, 9], []),
+        ([0, 0, 0, 4, 5, 6], [2, 4.75]),
+        ([7], []),
+        # Rounded below all values, and above.
+        ([12344, 12344], []),
+        ([12366, 12366], []),
+    ],
+)
+def test_no_group_is_empty_where_cells_are_alike(values: list[float], edges: list[float]) -> None:
+    found = quartile_edges(np.array(values))
+    assert found.tolist() == edges
+    groups = np.digitize(values, found)
+    assert set(groups) == set(range(len(edges) + 1))

@@ -59,6 +59,16 @@ def test_runs_are_put_together(tool: ModuleType, run: Path, tmp_path: Path) -> N
         assert two[name][1:] == one[name][1:]
 
 
+def test_without_a_mistake_there_is_no_picture(
+    tool: ModuleType, run: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(tool, "choose_mistakes", lambda *_: [])
+    (tmp_path / "mistakes.png").write_bytes(b"of another run")
+    assert tool.main(["--run", str(run), "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(f"Wrote {tmp_path / 'mistakes.md'}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["mistakes.md"]
+
+
 def test_faults_end_with_a_command(
     tool: ModuleType, run: Path, tmp_path: Path, repository: Path, capsys
 ) -> None:

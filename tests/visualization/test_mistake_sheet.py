@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pycocotools.mask as mask_util
+import pytest
 from detectron2.structures import BoxMode
 
 from cellseg_d2.evaluation.mistakes import FATES, FOUND, MERGED, MISSED, Cells
+from cellseg_d2.visualization import mistake_sheet
 from cellseg_d2.visualization.mistake_sheet import choose_mistakes, draw_mistakes
+from cellseg_d2.visualization.overlay import cell_metadata, draw_ground_truth
 
 
 def cells(fate, *, image=None, diameter=None, score=None, category=None, partner=None, iou=None):
@@ -48,8 +51,10 @@ def test_a_place_is_shown_once() -> None:
     gt.center[:] = [(50, 50), (51, 50), (97, 3), (50, 50)]
     chosen = choose_mistakes(gt, NOTHING, ["a"], ["x", "x", "y"])
     assert [(m.title, m.image) for m in chosen] == [("merged: a", 1), ("missed: a", 2)]
-    # A piece is 96 pixels wide, with its place in the middle.
-    gt.center[2] = (98, 50)
+    # A piece is 96 pixels wide; at the border it goes that far from its place.
+    gt.center[2] = (145, 50)
+    assert choose_mistakes(gt, NOTHING, ["a"], ["x", "x", "y"])[1].image == 2
+    gt.center[2] = (147, 50)
     chosen = choose_mistakes(gt, NOTHING, ["a"], ["x", "x", "y"])
     assert [(m.title, m.image) for m in chosen] == [
         ("merged: a", 1),
@@ -83,8 +88,7 @@ def test_pieces_show_the_place_and_its_masks() -> None:
     mask = np.zeros((200, 300), np.uint8)
     mask[140:150, 240:250] = 1
     rle = mask_util.encode(np.asfortranarray(mask))
-    truth = {5: [{"category_id": 0, "segmentation": rle, "bbox": [240, 140, 250, 150]}]}
-    truth[5][0]["bbox_mode"] = BoxMode.XYXY_ABS
+    truth = {5: [{"category_id": 0, "segmentation": rle}]}
     names = [""] * 5 + ["x"]
     chosen = choose_mistakes(cells([MISSED], image=[5]), NOTHING, ["a"], names)
     sheet = draw_mistakes(chosen, {5: ("x", image)}, truth, {5: []}, ["a"])
@@ -101,3 +105,29 @@ def test_pieces_show_the_place_and_its_masks() -> None:
     assert all(abs(np.sqrt(n) - 10 * 260 / 96) < 3 for n in (columns[0], columns[2]))
     # Its colour lies over the ground truth's.
     assert columns[1] == 0
+
+
+@pytest.mark.parametrize("center", [(0, 0), (140, 60), (150, 199), (299, 120)])
+def test_pieces_are_those_of_the_whole_picture(center: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (200, 300, 3), np.uint8)
+    items = []
+    for _ in range(150):
+        mask = np.zeros((200, 300), np.uint8)
+        top, left = rng.integers(0, 190), rng.integers(0, 290)
+        mask[top : top + rng.integers(3, 60), left : left + rng.integers(3, 60)] = 1
+        rle = mask_util.encode(np.asfortranarray(mask))
+        items.append({"category_id": int(rng.integers(2)), "segmentation": rle})
+    window = mistake_sheet._window(*center, 200, 300)
+    metadata = cell_metadata(["a", "b"])
+    piece = mistake_sheet._draw(image, items, window, metadata)
+    boxes = [mask_util.toBbox(item["segmentation"]).tolist() for item in items]
+    record = {
+        "annotations": [
+            {**item, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
+            for item, box in zip(items, boxes, strict=True)
+        ]
+    }
+    whole = draw_ground_truth(image, record, metadata, mistake_sheet._STYLE, legend=False)
+    rows, columns = (slice(4 * part.start, 4 * part.stop) for part in window)
+    np.testing.assert_array_equal(piece, whole[rows, columns])
