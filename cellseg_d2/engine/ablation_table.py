@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..visualization.curves import plot_metrics
 from .ablation import METRICS_FILE, Failure, Run, read_result
 from .ablation_evaluation import read_evaluation
 from .ablation_file import Ablation, Evaluation
+from .best_model import AVERAGED
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Row:
         variant: its name.
         finished: how many of its runs are.
         runs: how many it has.
-        scores: of ``SHOWN_SCORES``, in percent.
+        scores: of ``SHOWN_SCORES``, in percent; of the averaged weights where there are some.
         parameters: of the model; None if not known.
         seconds: mean over the runs; None if not known.
     """
@@ -109,7 +110,7 @@ def summarize(runs: Sequence[Run], evaluation: Evaluation | None = None) -> list
         scores = tuple(
             Statistic.of(
                 *(
-                    [result["scores"].get(task, {}).get(key) for result in group]
+                    [_score(result["scores"], task, key) for result in group]
                     for group in by_split.values()
                 )
             )
@@ -167,10 +168,15 @@ def differences(
         ]
         scores = []
         for task, key in SHOWN_SCORES:
-            values = [(a.get(task, {}).get(key), b.get(task, {}).get(key)) for a, b in pairs]
+            values = [(_score(a, task, key), _score(b, task, key)) for a, b in pairs]
             scores.append(tuple(a - b for a, b in values if a is not None and b is not None))
         found.append(Difference(variant, len(pairs), tuple(scores)))
     return found
+
+
+def _score(scores: Mapping[str, Mapping[str, Any]], task: str, key: str) -> float | None:
+    """Return a score of the averaged weights, which further evaluations take too, or of the raw."""
+    return scores.get(AVERAGED + task, scores.get(task, {})).get(key)
 
 
 def _result(run: Run, evaluation: Evaluation | None) -> dict[str, Any] | None:

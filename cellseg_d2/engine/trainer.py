@@ -201,6 +201,8 @@ class CellTrainer(DefaultTrainer):
     def evaluate(self) -> Scores:
         """Evaluate the model as it is, its averaged weights, and a sample of the training images.
 
+        The averaged weights, where there are some, come last: theirs is what ``evaluation/`` holds.
+
         Returns:
             The scores by task, those of the averaged weights under ``ema/<task>`` and of the
             training images under ``train/<task>``; and the losses (``ValidationLosses``).
@@ -211,10 +213,10 @@ class CellTrainer(DefaultTrainer):
             cfg.defrost()
             cfg.DATASETS.TEST = (TRAIN_SAMPLE,)
             results |= _prefixed(TRAINING, self.test(cfg, self.model))
+        results |= self.test(self.cfg, self.model)
         if self.average is not None:
             with self.average.applied():
                 results |= _prefixed(AVERAGED, self.test(self.cfg, self.model))
-        results |= self.test(self.cfg, self.model)
         return results, self.validation_losses(self.model)
 
     def resume_or_load(self, resume: bool = True) -> None:

@@ -110,6 +110,18 @@ def test_splits_have_a_table_each_and_count_alike(tmp_path: Path) -> None:
     assert "## Split a" in text and "## Split b" in text
 
 
+def test_where_weights_are_averaged_their_scores_are_shown(tmp_path: Path) -> None:
+    averaged = {"segm": {"AP50": 30.0}, "ema/segm": {"AP50": 33.0}, "panoptic": {"PQ": 9.0}}
+    runs = [
+        run(tmp_path, "raw", 1, 31.0),
+        run(tmp_path, "averaged", 1, 0.0, scores=averaged),
+    ]
+    _, row = summarize(runs)
+    assert [score.mean for score in row.scores] == [None, 33.0, None, None, 9.0]
+    (difference,) = differences(runs, "raw")
+    assert difference.scores[1] == (2.0,)
+
+
 def test_differences_are_of_pairs_of_the_same_split_and_seed(tmp_path: Path) -> None:
     def pq(value: float, ap50: float) -> dict:
         return {"scores": {"segm": {"AP50": ap50}, "panoptic": {"PQ": value}}}

@@ -29,8 +29,8 @@ def test_its_scores_are_told_from_the_validations(tiny, train) -> None:
     tasks = ["bbox", "segm", "panoptic"]
     assert list(trainer.evaluation.results) == [
         *(f"train/{task}" for task in tasks),
-        *(f"ema/{task}" for task in tasks),
         *tasks,
+        *(f"ema/{task}" for task in tasks),
     ]
     assert {"train/segm/AP50", "ema/segm/AP50", "segm/AP50"} <= set(trainer.storage.latest())
 

@@ -139,8 +139,8 @@ def test_a_run_evaluates_and_saves_the_averaged_weights(tiny, train) -> None:
     options = ("SOLVER.EMA.ENABLED", True, "TEST.BEST_METRIC", "ema/segm/AP50")
     cfg = tiny(*options, "TEST.EVAL_PERIOD", 0, output="ema")
     trainer = train(cfg, Recording)
-    assert list(trainer.evaluation.results) == ["ema/segm", "segm"]
-    averaged, raw = evaluated
+    assert list(trainer.evaluation.results) == ["segm", "ema/segm"]
+    raw, averaged = evaluated
     folder = Path(cfg.OUTPUT_DIR)
     files = {name: torch.load(folder / f"model_{name}.pth") for name in ("ema", "best", "final")}
     for name, value in averaged.items():

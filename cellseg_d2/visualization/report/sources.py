@@ -16,6 +16,8 @@ from detectron2.data import DatasetCatalog
 
 from ...config import load_config
 from ...data.layout import image_name
+from ...engine.best_model import AVERAGED, BEST_MODEL
+from ...engine.hooks import AVERAGED_MODEL, FINAL_MODEL
 from ...engine.run_folder import read_record
 from ...engine.setup import register_datasets
 from ...errors import CellDataError, ConfigError
@@ -60,8 +62,15 @@ class RunSources:
         return list(self.details["classes"])
 
     def task_scores(self, task: str) -> dict[str, float | None]:
-        """Return the scores of a task on this data set, empty where it was not measured."""
-        return self.scores.get(f"{self.details['dataset']}/{task}", self.scores.get(task, {}))
+        """Return the scores of a task on this data set, empty where it was not measured.
+
+        With averaged weights they are theirs, as the details and predictions are.
+        """
+        for prefix in (AVERAGED, ""):
+            for name in (f"{prefix}{self.details['dataset']}/{task}", prefix + task):
+                if name in self.scores:
+                    return self.scores[name]
+        return {}
 
 
 def read_run(
@@ -133,7 +142,7 @@ def read_run(
 def evaluation_command(folder: Path) -> str:
     """Return the command that evaluates a run's best checkpoint and writes what is needed."""
     saved = sorted(folder.glob("model_*.pth"))
-    first = [folder / name for name in ("model_best.pth", "model_final.pth")]
+    first = [folder / f"{name}.pth" for name in (BEST_MODEL, AVERAGED_MODEL, FINAL_MODEL)]
     found = [path for path in first if path in saved] + saved[::-1]
     weights = shlex.quote(str(found[0])) if found else "CHECKPOINT.pth"
     return (

@@ -84,7 +84,8 @@ def test_what_an_evaluation_writes_is_needed(copy: Path, name: str, content: str
         ([], "CHECKPOINT.pth"),
         (["model_0000099.pth", "model_0000199.pth"], "model_0000199.pth"),
         (["model_0000099.pth", "model_final.pth"], "model_final.pth"),
-        (["model_best.pth", "model_final.pth"], "model_best.pth"),
+        (["model_ema.pth", "model_final.pth"], "model_ema.pth"),
+        (["model_best.pth", "model_ema.pth", "model_final.pth"], "model_best.pth"),
     ],
 )
 def test_the_command_names_the_best_checkpoint(tmp_path: Path, saved, expected: str) -> None:
@@ -96,6 +97,23 @@ def test_the_command_names_the_best_checkpoint(tmp_path: Path, saved, expected: 
     weights = str(folder / expected) if saved else expected
     assert words[words.index("MODEL.WEIGHTS") + 1] == weights
     assert words[words.index("OUTPUT_DIR") + 1] == str(folder)
+
+
+@pytest.mark.parametrize("prefix", ["ema/", "ema/cells_trainval/"])
+def test_of_averaged_weights_the_scores_belong_to_the_details(copy: Path, prefix: str) -> None:
+    """As a training leaves them: the averaged weights are evaluated last."""
+    scores = json.loads((copy / "scores.json").read_text())
+    averaged = {prefix + task: dict(values) for task, values in scores.items()}
+    for values in scores.values():
+        values.update(dict.fromkeys(values, 1.0))
+    (copy / "scores.json").write_text(json.dumps({**scores, **averaged}))
+    run = read_run(copy)
+    assert run.task_scores("segm") == averaged[f"{prefix}segm"]
+    assert run.task_scores("nothing") == {}
+    averaged[f"{prefix}segm"]["AP50"] += 0.5
+    (copy / "scores.json").write_text(json.dumps({**scores, **averaged}))
+    with pytest.raises(CellDataError, match="segm AP50"):
+        read_run(copy)
 
 
 def test_scores_of_another_evaluation_are_refused(copy: Path) -> None:
