@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CellDataError
-from .layout import image_name
+from .layout import IMAGE_FILE, image_name
 
+# Unicode's categories of control characters, surrogates, line and paragraph separators.
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 _EXAMPLE = '[{"file_name": "<name>.tif", "id": 1, "height": 512, "width": 512}, …]'
 
 
@@ -145,8 +148,11 @@ def _read_entry(path: str | PathLike[str], index: int, fields: Any) -> IdMapEntr
     # Both separators on every system: a map written elsewhere must not reach another folder here.
     if name in ("", ".", "..") or any(mark in name for mark in ("/", "\\", "\0")):
         raise _fault(path, f"the file_name {name!r}, which is not a plain file name, in {where}")
-    if not name.isprintable():  # line breaks, and half characters that no file name can have
+    # Line breaks, and half characters that no file name can have.
+    if any(unicodedata.category(mark) in _UNPRINTABLE for mark in name):
         raise _fault(path, f"the file_name {ascii(name)}, which cannot be printed, in {where}")
+    if name == IMAGE_FILE:
+        raise _fault(path, f"the file_name {name}, which says nothing about the image, in {where}")
     numbers = {}
     for key, least in (("id", 0), ("height", 1), ("width", 1)):
         value = fields.get(key)

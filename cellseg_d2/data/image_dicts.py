@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CellDataError
 from .id_map import IdMapEntry, check_in_id_map, missing_images, read_id_map
-from .layout import ID_MAP_FILE, TEST_FOLDER, list_tiffs, unique_image_names
+from .layout import ID_MAP_FILE, TEST_FOLDER, list_tiffs, subfolders, tiffs_in, unique_image_names
 from .tiff import read_size
 
 _MOST_LISTED = 20
@@ -90,6 +90,16 @@ def collect_test_dicts(root: str | PathLike[str]) -> Collected:
     # A broken link is a map that cannot be read, not the absence of one.
     id_map = read_id_map(id_map_file) if os.path.lexists(id_map_file) else None
     dicts, faults = collect_image_dicts(files, id_map)
+    for below in subfolders(folder):
+        if tiffs_in(below):
+            faults.append(
+                CellDataError(
+                    below,
+                    "a folder of TIFFs",
+                    f"test images directly in {TEST_FOLDER}",
+                    "move them there, or out of the data set",
+                )
+            )
     for missing in missing_images(files, id_map or {}):
         faults.append(
             CellDataError(

@@ -96,7 +96,8 @@ def scan_root(root: str | PathLike[str], num_classes: int = 4) -> RootLayout:
 
     The root holds ``train/``, or itself holds image folders, or is one image folder. Hidden files
     and folders, ``__MACOSX`` and files of other kinds are ignored; folders without any TIFF are
-    ignored and listed.
+    ignored and listed. TIFFs beside the image folders, and image folders in a folder of their own,
+    are faults, since they may be meant; image folders beside ``train/`` are logged.
 
     Args:
         root: the data set's folder.
@@ -117,14 +118,29 @@ def scan_root(root: str | PathLike[str], num_classes: int = 4) -> RootLayout:
             "check the path of the data set",
         )
     layout = RootLayout()
+    others = [folder for folder in subfolders(root) if folder.name != TEST_FOLDER]
     if (root / TRAIN_FOLDER).is_dir():
-        candidates = _subfolders(root / TRAIN_FOLDER)
+        parent = root / TRAIN_FOLDER
+        candidates = subfolders(parent)
+        others = [folder for folder in others if folder != parent and _is_image_folder(folder)]
+        if others:
+            names = list_names([folder.name for folder in others])
+            logger.warning("%s: not part of the data set, beside train/: %s", root, names)
     elif _is_image_folder(root):
-        candidates = [root]
+        parent, candidates = None, [root]
     else:
-        candidates = [folder for folder in _subfolders(root) if folder.name != TEST_FOLDER]
+        parent, candidates = root, others
     for folder in candidates:
         _sort_folder(folder, num_classes, layout)
+    if parent is not None and (layout.folders or layout.faults) and (loose := tiffs_in(parent)):
+        layout.faults.append(
+            CellDataError(
+                parent,
+                f"{list_names([path.name for path in loose])} beside image folders",
+                f"each image as {IMAGE_FILE} in a folder of its own",
+                "move these files into such folders, or out of the data set",
+            )
+        )
     if not layout.folders and not layout.faults:
         raise CellDataError(
             root,
@@ -181,7 +197,12 @@ def _names(folder: Path) -> list[str]:
         ) from error
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """Returns the folders directly in a folder, sorted by name, without hidden ones.
+
+    Raises:
+        CellDataError: the folder cannot be read.
+    """
     paths = [folder / name for name in _names(folder) if name != "__MACOSX"]
     return [path for path in paths if path.is_dir()]
 
@@ -198,11 +219,22 @@ def _sort_folder(folder: Path, num_classes: int, layout: RootLayout) -> None:
     """Enters one folder in the layout: as an image, as a fault for each bad file, or as ignored."""
     try:
         tiffs = [name for name in _names(folder) if _is_tiff_name(name)]
+        below = [] if tiffs else [sub for sub in subfolders(folder) if _is_image_folder(sub)]
     except CellDataError as fault:
         layout.faults.append(fault)
         return
     if not tiffs:
-        layout.ignored.append(folder)
+        for nested in below:
+            layout.faults.append(
+                CellDataError(
+                    nested,
+                    f"an image folder in {folder.name}/, which is not one itself",
+                    "all image folders beside each other",
+                    "move it to the others, or out of the data set",
+                )
+            )
+        if not below:
+            layout.ignored.append(folder)
         return
     faults: list[CellDataError] = []
     if IMAGE_FILE not in tiffs:

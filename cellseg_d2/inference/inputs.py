@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
-from ..data.layout import IMAGE_FILE, is_like_class_file, list_names, list_tiffs, tiffs_in
+from ..data.layout import (
+    IMAGE_FILE,
+    is_like_class_file,
+    list_names,
+    list_tiffs,
+    subfolders,
+    tiffs_in,
+)
 from ..errors import CellDataError
 
 
@@ -42,10 +49,13 @@ def _in_folder(folder: Path) -> list[Path]:
         if others and not any(map(is_like_class_file, others)):
             raise _unclear(folder, f"{IMAGE_FILE}, and {list_names(others)}, no class files")
         return [folder / IMAGE_FILE]
-    # Hidden folders are what an interrupted run leaves of its label TIFFs.
-    folders = sorted(p for p in folder.iterdir() if p.name[0] != "." and p.is_dir())
+    # Without hidden ones, which an interrupted run leaves of its label TIFFs.
+    folders = subfolders(folder)
     nested = [path for path in folders if (path / IMAGE_FILE).is_file()]
     if not nested:
+        below = [path.name for path in folders if tiffs and tiffs_in(path)]
+        if below:
+            raise _unclear(folder, f"TIFFs beside folders of TIFFs ({list_names(below)})")
         return list_tiffs(folder)
     if tiffs:
         names = list_names([path.name for path in tiffs])

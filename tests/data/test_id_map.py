@@ -45,6 +45,7 @@ def test_reads_the_released_format(tmp_path):
             for value in (None, "3", 1.0, True, -1)
         ),
         ([{**GOOD, "height": 0}], "height = 0"),
+        ([{**GOOD, "file_name": "image.tif"}], "says nothing about the image"),
     ],
 )
 def test_refuses(tmp_path, content, message):
@@ -52,6 +53,12 @@ def test_refuses(tmp_path, content, message):
     with pytest.raises(CellDataError) as caught:
         read_id_map(path)
     assert message in str(caught.value) and caught.value.path == str(path)
+
+
+def test_spaces_of_all_scripts_are_printable(tmp_path):
+    names = ["細胞\u3000一", "a\u00a0b"]
+    entries = [{**GOOD, "file_name": f"{name}.tif", "id": i} for i, name in enumerate(names)]
+    assert list(read_id_map(write(tmp_path / "map.json", entries))) == names
 
 
 def test_refuses_files_that_are_no_text(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from cellseg_d2.data.id_map import IdMapEntry
-from cellseg_d2.data.image_dicts import load_image_dicts, raise_faults
+from cellseg_d2.data.image_dicts import collect_test_dicts, load_image_dicts, raise_faults
 from cellseg_d2.errors import CellDataError
 
 
@@ -52,6 +52,14 @@ def test_every_fault_is_in_the_error(tmp_path):
     for name in ("size", "name", "broken"):
         assert f"{name}.tif" in str(caught.value)
     assert "good.tif" not in str(caught.value)
+
+
+def test_test_images_in_a_folder_of_their_own_are_a_fault(tmp_path):
+    write(tmp_path / "test_release/a.tif", (5, 7))
+    write(tmp_path / "test_release/more/b.tif", (5, 7))
+    dicts, faults = collect_test_dicts(tmp_path)
+    assert len(dicts) == 1
+    assert [fault.path for fault in faults] == [str(tmp_path / "test_release/more")]
 
 
 def test_clash(tmp_path):

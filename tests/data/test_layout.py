@@ -25,7 +25,7 @@ def found(root, **options):
 
 
 class TestScanRoot:
-    def test_train_folder(self, tmp_path):
+    def test_train_folder(self, tmp_path, caplog):
         make(tmp_path, "train/b/image.tif", "train/b/class4.tif", "train/b/class1.tif")
         make(tmp_path, "train/a/image.tif", "test_release/t.tif", "beside/image.tif")
         layout = scan_root(tmp_path)
@@ -36,6 +36,18 @@ class TestScanRoot:
             3: tmp_path / "train/b/class4.tif",
         }
         assert not layout.faults and not layout.ignored
+        assert "not part of the data set, beside train/: beside" in caplog.text
+
+    @pytest.mark.parametrize("parent", ["train/", ""])
+    def test_images_in_other_places_are_faults(self, tmp_path, parent):
+        make(tmp_path, *(f"{parent}{name}" for name in ("a/image.tif", "b.tif", "c/d/image.tif")))
+        layout = scan_root(tmp_path)
+        assert [folder.name for folder in layout.folders] == ["a"]
+        assert not layout.ignored
+        nested, loose = layout.faults
+        assert nested.path == str(tmp_path / parent / "c/d") and "in c/" in nested.found
+        assert loose.path == str(tmp_path / parent).rstrip("/")
+        assert loose.found == "b.tif beside image folders"
 
     def test_image_folders(self, tmp_path):
         make(tmp_path, "x/image.tif", "y/image.tif", "y/class2.tif", "test_release/t.tif")

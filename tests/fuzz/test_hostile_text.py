@@ -83,7 +83,8 @@ ENTRY = {"file_name": "a.tif", "id": 1, "height": 5, "width": 7}
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.tif", "/etc/passwd", "..", "C:\\a.tif", "a\0.tif", "\ud800.tif", "a\nb.tif"]
+    "name",
+    ["../a.tif", "/etc/passwd", "..", "C:\\a.tif", "a\0.tif", "\ud800.tif", "a\nb.tif", "a\u2028"],
 )
 def test_names_that_lead_elsewhere_or_cannot_be_printed(tmp_path: Path, name: str) -> None:
     path = tmp_path / "map.json"

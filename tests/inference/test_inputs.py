@@ -39,6 +39,7 @@ def test_nothing_there_is_an_error(tmp_path: Path, name: str) -> None:
     [
         (["x/image.tif", "loose.tif", "more.TIFF"], "loose.tif, more.TIFF beside folders"),
         (["x/image.tif", "y/scan.tif"], "y: found scan.tif without image.tif"),
+        (["a.tif", "more/b.tif"], r"TIFFs beside folders of TIFFs \(more\)"),
         (["image.tif", "image2.tif"], "image.tif, and image2.tif, no class files"),
     ],
 )
