@@ -24,6 +24,8 @@ _MICROMETRES = {
 _RESOLUTION_UNITS = {2: 25_400.0, 3: 10_000.0}
 # Outside of these a resolution is one for print or screen (72 dpi is 353 µm), not a microscope's.
 _SMALLEST, _LARGEST = 0.01, 50.0
+# Where the unit is one for print as well: 4800 dpi is 5.3 µm.
+_LARGEST_FOR_PRINT = 5.0
 # Headers round; pixels that differ by more than this are not square.
 _SQUARE = 0.01
 
@@ -38,8 +40,9 @@ def read_pixel_size(path: str | PathLike[str]) -> float | None:
         path: the file.
 
     Returns:
-        Micrometres; None where the header states none, where what it states is outside 0.01–50 µm
-        (a resolution for print), or where pixels are not square, which is logged.
+        Micrometres; None where the header states none, where what it states is a resolution for
+        print (outside 0.01–50 µm; in inches, or by ResolutionUnit alone, above 5 µm), or where
+        pixels are not square, which is logged.
 
     Raises:
         CellDataError: the file is no sound TIFF.
@@ -62,12 +65,19 @@ def _stated_sides(page: tifffile.TiffPage) -> tuple[float, float] | None:
     if mpp := re.search(r"\bMPP\s*=\s*([0-9.]+)", description):
         side = _number(mpp[1])
         return (side, side)
-    unit = _RESOLUTION_UNITS.get(page.tags.valueof(296, 2))
+    unit, may_be_print = _RESOLUTION_UNITS.get(page.tags.valueof(296, 2)), True
     if description.startswith("ImageJ="):
         named = re.search(r"^unit=(.+?)\s*$", description, re.MULTILINE)
-        unit = _MICROMETRES.get(named[1].lower()) if named else unit
+        if named:
+            unit = _MICROMETRES.get(named[1].lower())
+            may_be_print = unit == _MICROMETRES["inch"]
     sides = [_per_pixel(page.tags.valueof(code), unit) for code in (282, 283)]
-    return None if None in sides else (sides[0] or 0.0, sides[1] or 0.0)
+    if None in sides:
+        return None
+    width, height = sides[0] or 0.0, sides[1] or 0.0
+    if may_be_print and max(width, height) > _LARGEST_FOR_PRINT:
+        return None
+    return width, height
 
 
 def _from_ome(description: str) -> tuple[float, float] | None:

@@ -59,6 +59,11 @@ def test_a_quarter_of_a_micrometre(tmp_path: Path, options: dict[str, Any]) -> N
     [
         {},
         {"resolution": (72, 72), "resolutionunit": "INCH"},
+        {"resolution": (600, 600), "resolutionunit": "INCH"},
+        {"resolution": (4800, 4800), "resolutionunit": "INCH"},
+        {"resolution": (236, 236), "resolutionunit": "CENTIMETER"},
+        {"resolution": (600, 600), "description": "ImageJ=1.54f\nunit=inch\n"},
+        {"resolution": (600, 600), "resolutionunit": "INCH", "description": "ImageJ=1.54f\n"},
         {"resolution": (4, 4), "resolutionunit": "NONE"},
         {"resolution": (4, 4), "description": "ImageJ=1.54f\nunit=pixel\n"},
         {"description": ome(SizeX="9")},
@@ -70,6 +75,11 @@ def test_a_quarter_of_a_micrometre(tmp_path: Path, options: dict[str, Any]) -> N
 )
 def test_no_size_or_one_for_print(tmp_path: Path, options: dict[str, Any]) -> None:
     assert read_pixel_size(write(tmp_path / "image.tif", metadata=None, **options)) is None
+
+
+def test_a_large_pixel_where_the_unit_is_none_for_print(tmp_path: Path) -> None:
+    options = {"resolution": (50, 50), "description": "ImageJ=1.54f\nunit=mm\n"}
+    assert read_pixel_size(write(tmp_path / "image.tif", metadata=None, **options)) == 20
 
 
 def test_pixels_that_are_not_square(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
