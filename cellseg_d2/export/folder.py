@@ -19,7 +19,7 @@ from ..errors import CellDataError
 from ..machine_faults import explain_disk
 from .image_outputs import ImageOutputs
 from .parts import Parts
-from .submission import write_submission
+from .submission import remove_submission, write_submission
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ def predict_folder(
         make_predictor: called where an image of this process's share is missing.
         outputs: writes an image's files.
         parts: the finished answers; removed once the submission is written.
-        output_dir: folder of the submission.
+        output_dir: folder of the submission; one of a former run is removed when the first image
+            is predicted.
 
     Returns:
         The paths of ``test-results.json`` and ``test-results.zip``.
@@ -68,6 +69,9 @@ def predict_folder(
         done = len(share) - len(missing)
         logger.info("%d of %d images were finished by a former run", done, len(share))
     faults: list[CellDataError] = []
+    # A former submission goes before the first of its images is replaced.
+    if any(comm.all_gather(bool(missing))):
+        on_main(lambda: remove_submission(output_dir))
     if missing:
         with explain_disk(output_dir, _GO_ON):
             faults = _predict_missing(missing, make_predictor, outputs)

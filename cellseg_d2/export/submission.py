@@ -115,6 +115,16 @@ def write_submission(
     return json_path, zip_path
 
 
+def remove_submission(output_dir: str | PathLike[str]) -> None:
+    """Removes the files that `write_submission` writes, where they are there.
+
+    Raises:
+        OSError: a file cannot be removed.
+    """
+    for name in (JSON_NAME, ZIP_NAME):
+        (Path(output_dir) / name).unlink(missing_ok=True)
+
+
 def _write_json(predictions: Iterable[Iterable[dict[str, Any]]], file: BinaryIO) -> int:
     """Writes one entry a line; returns their number."""
     count = 0

@@ -109,6 +109,17 @@ def test_a_finished_run_begins_anew(tmp_path: Path) -> None:
     assert len(again.seen) == 2
 
 
+def test_a_former_submission_goes_before_its_images_are_replaced(tmp_path: Path) -> None:
+    dicts, out = save_images(tmp_path / "images", 2), tmp_path / "out"
+    predict(dicts, out, DiscPredictor())
+    assert len(list(out.glob("test-results.*"))) == 2
+    bad = Path(dicts[1]["file_name"])
+    bad.write_bytes(bad.read_bytes()[:-100])
+    with pytest.raises(CellDataError, match=bad.name):
+        predict(dicts, out, DiscPredictor())
+    assert not list(out.glob("test-results.*"))
+
+
 def test_outputs_of_other_images_are_refused_before_anything_is_predicted(tmp_path: Path) -> None:
     dicts, out = save_images(tmp_path / "images", 3), tmp_path / "out"
     predict(dicts, out, DiscPredictor())
