@@ -35,6 +35,7 @@ from cellseg_d2.export.image_outputs import ImageOutputs, OutputOptions
 from cellseg_d2.export.parts import Parts, run_fingerprint
 from cellseg_d2.inference import CellPredictor, find_images
 
+_FILE_SUFFIXES = (".TIF", ".TIFF", ".PTH", ".PKL")
 _CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+")
 
 
@@ -84,8 +85,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _split_at_key(values: list[str]) -> tuple[list[str], list[str]]:
     """Part what a list option took too much: the first config key, and all after it."""
     for index, value in enumerate(values):
-        # A camera's IMG_1.TIF is spelled like a key.
-        if _CONFIG_KEY.fullmatch(value) and not os.path.exists(value):
+        # A camera's IMG_1.TIF is spelled like a key, and may be missing.
+        is_key = _CONFIG_KEY.fullmatch(value) and not value.endswith(_FILE_SUFFIXES)
+        if is_key and not os.path.exists(value):
             return values[:index], values[index:]
     return values, []
 

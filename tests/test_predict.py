@@ -240,8 +240,9 @@ def test_keys_after_a_list_are_keys() -> None:
 def test_a_file_that_is_spelled_like_a_key_is_a_file(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("IMG_1.TIF").touch()
-    args = parse("--input", "IMG_1.TIF", "TEST.TILE.SIZE", "512")
-    assert (args.input, args.opts) == (["IMG_1.TIF"], ["TEST.TILE.SIZE", "512"])
+    for name in ("IMG_1.TIF", "MISSING_1.TIF"):
+        args = parse("--input", name, "TEST.TILE.SIZE", "512")
+        assert (args.input, args.opts) == ([name], ["TEST.TILE.SIZE", "512"])
 
 
 def test_options_have_the_documented_defaults() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cellseg_d2.data import read_image
+from cellseg_d2.data.layout import list_names
 from cellseg_d2.errors import CellDataError
 from cellseg_d2.export.image_index import index_images
 from cellseg_d2.export.submission_reader import read_submission
@@ -68,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
             "tools/validate_submission.py lists them",
             file=sys.stderr,
         )
+    lacking = [image.name for i, image in images.items() if i in predictions and not image.path]
+    if lacking:
+        print(f"warning: not in {args.images}: {list_names(lacking)}", file=sys.stderr)
     broken = {fault.path for fault in faults}
     drawn = [
         image

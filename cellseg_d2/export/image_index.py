@@ -21,7 +21,7 @@ class IndexedImage:
         image_id: its number in the submission.
         name: what it is called in outputs.
         size: (H, W) in pixels; None where neither an id map nor a readable file states it.
-        path: its file; None where there is none.
+        path: its file; None where there is none, as of an image that is in the id map alone.
     """
 
     image_id: int
@@ -46,7 +46,8 @@ def index_images(
         map.
 
     Raises:
-        CellDataError: the id map or the folder as a whole cannot be used.
+        CellDataError: the id map or the folder as a whole cannot be used, or the folder holds no
+            image that the map names.
     """
     files: dict[str, Path] = {}
     if images is not None:
@@ -55,6 +56,13 @@ def index_images(
     faults: list[CellDataError] = []
     if id_map is not None:
         entries = read_id_map(id_map)
+        if files and entries and files.keys().isdisjoint(entries):
+            raise CellDataError(
+                images or "",
+                f"none of the {len(entries)} images that {id_map} names",
+                "the folder of these images",
+                "check both paths",
+            )
         known = {
             entry.id: _from_entry(entry, entries, files.get(name), faults)
             for name, entry in entries.items()

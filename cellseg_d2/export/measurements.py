@@ -100,7 +100,14 @@ class MeasurementWriter:
         windows: ImageWindows,
         pixel_size: float | None,
     ) -> None:
-        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        self._text = io.TextIOWrapper(
+            file,
+            encoding="utf-8",
+            # A file's name that is no UTF-8 goes into the table byte for byte.
+            errors="surrogateescape",
+            newline="",
+            write_through=True,
+        )
         self._table = csv.DictWriter(self._text, columns(pixel_size), lineterminator="\n")
         self._table.writeheader()
         self._image_name, self._class_names = image_name, class_names

@@ -132,6 +132,12 @@ def check_submission(
         report.warnings.append(
             f"{checker.duplicates} predictions repeat the image and mask of an earlier one"
         )
+    lacking = sorted(image_id for image_id, image in known.items() if image.path is None)
+    if images is not None and lacking:
+        report.warnings.append(
+            f"{len(lacking)} of {len(known)} images are not in {images}, so that the "
+            f"id map alone says what size they have: ids {_listed(lacking)}"
+        )
     absent = sorted(known.keys() - checker.image_ids)
     if absent and require_all:
         report.faults += [Fault(None, image_id, "", "no predictions") for image_id in absent]

@@ -102,5 +102,6 @@ def _check_counts(counts: np.ndarray, first: np.ndarray, num_pixels: int) -> Non
     sums = total[first[1:]] - total[first[:-1]]
     wrong = np.flatnonzero(sums != num_pixels)
     if len(wrong) or counts.min(initial=0) < 0 or counts.max(initial=0) > num_pixels:
-        index = int(wrong[0]) if len(wrong) else int(np.searchsorted(first, counts.argmin()))
+        negative = np.searchsorted(first, counts.argmin(), side="right") - 1
+        index = int(wrong[0]) if len(wrong) else int(negative)
         raise ValueError(f"the counts of RLE {index} do not cover the {num_pixels} pixels of size")

@@ -44,6 +44,13 @@ def test_the_id_map_names_ids_and_sizes(tmp_path: Path, folder: Path) -> None:
     assert index_images(id_map, folder) == (expected, [])
 
 
+def test_a_folder_of_other_images_is_an_error(tmp_path: Path, folder: Path) -> None:
+    id_map = tmp_path / "ids.json"
+    id_map.write_text(json.dumps([{"file_name": "c.tif", "id": 7, "height": 10, "width": 20}]))
+    with pytest.raises(CellDataError, match="none of the 1 images that .*ids.json names"):
+        index_images(id_map, folder)
+
+
 def test_an_unreadable_image_keeps_its_id_and_is_a_fault(folder: Path) -> None:
     (folder / "a.tif").write_bytes(b"no tiff")
     images, (fault,) = index_images(None, folder)

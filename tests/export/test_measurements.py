@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,14 @@ def test_neighbours_are_read_together(tmp_path: Path) -> None:
     rows = table(tmp_path / "a.csv", source, make_instances(masks, [0.9] * 30, [0] * 30, size))
     assert [int(row["id"]) for row in rows] == list(range(1, 31))
     assert source.reads == 3
+
+
+def test_a_name_that_is_no_utf_8_is_kept_byte_for_byte(tmp_path: Path) -> None:
+    name = os.fsdecode(b"bad\xff")
+    mask = np.ones((5, 5), np.uint8)
+    with open_measurements(tmp_path / "a.csv", name, NAMES, image((5, 5)), None) as writer:
+        writer.add(make_instances([mask], [0.9], [0], (5, 5)), 1)
+    assert (tmp_path / "a.csv").read_bytes().splitlines()[1].startswith(b"bad\xff,")
 
 
 def test_no_cells_give_the_header(tmp_path: Path) -> None:

@@ -251,6 +251,7 @@ def test_an_image_that_does_not_fit_the_id_map_is_a_fault(tmp_path: Path, id_map
     report = check(tmp_path, [entry()], images=folder, id_map=id_map)
     ((_, message),) = faults_of(report)
     assert "a.tif" in message and "50×50" in message
+    assert any("2 of 3 images are not in" in warning for warning in report.warnings)
 
 
 def test_a_faulty_id_map_is_an_error(tmp_path: Path) -> None:

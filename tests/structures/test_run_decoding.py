@@ -74,6 +74,30 @@ def test_refuses_what_is_no_mask_of_the_size(counts):
         decode_runs([good, {"size": [5, 5], "counts": counts}, good], (5, 5))
 
 
+def text(numbers: list[int]) -> bytes:
+    """COCO's text of numbers of five bits each, with a sixth where one goes on."""
+    marks = []
+    for number in numbers:
+        while True:
+            bits, number = number & 31, number >> 5
+            is_done = number == (-1 if bits & 16 else 0)
+            marks.append(bits + 48 + (0 if is_done else 32))
+            if is_done:
+                break
+    return bytes(marks)
+
+
+def test_the_faulty_one_is_named():
+    # Counts 12, -4, 2 and 0, which add up to the ten pixels; the fourth is told from the second.
+    faulty = {"size": [2, 5], "counts": text([12, -4, 2, 0 - -4])}
+    good = {"size": [2, 5], "counts": text([10])}
+    decode_runs([good, good], (2, 5))
+    for place in range(3):
+        rles = [good] * place + [faulty] + [good] * (2 - place)
+        with pytest.raises(ValueError, match=f"counts of RLE {place} do not cover"):
+            decode_runs(rles, (2, 5))
+
+
 def test_refuses_another_size_and_uncompressed_counts():
     with pytest.raises(ValueError, match="RLE 0 is of size"):
         decode_runs([encode(np.eye(5))], (5, 6))

@@ -180,14 +180,15 @@ class TestVisualizeJsonResults:
         assert stop.value.code == 2
 
     def test_the_id_map_names_the_images(
-        self, tool: ModuleType, images: Path, tmp_path: Path
+        self, tool: ModuleType, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     ) -> None:
         id_map = tmp_path / "ids.json"
         entry = {"file_name": "b.tif", "id": 7, "height": SIZE[0], "width": SIZE[1]}
-        id_map.write_text(json.dumps([entry]))
+        id_map.write_text(json.dumps([entry, {**entry, "file_name": "gone.tif", "id": 8}]))
         out = tmp_path / "out"
-        arguments = self.arguments(self.write(tmp_path, (0.9, 7)), images, out)
+        arguments = self.arguments(self.write(tmp_path, (0.9, 7), (0.9, 8)), images, out)
         assert tool.main([*arguments, "--id-map", str(id_map)]) == 0
+        assert f"warning: not in {images}: gone" in capsys.readouterr().err
         assert [path.name for path in (out / "overlays").iterdir()] == ["b.png"]
         assert count(overlay(out, "b"), CLASS_PALETTE[3]) == 400
 
