@@ -65,10 +65,13 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     return kind(parameters, lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, **arguments)
 
 
-def build_lr_scheduler(
-    cfg: CfgNode, optimizer: torch.optim.Optimizer
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Build the schedule; "WarmupCosineLR" ends at ``SOLVER.MIN_LR`` (upstream's ends at 0)."""
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+    """Build the schedule; "WarmupCosineLR" ends at ``SOLVER.MIN_LR`` (upstream's ends at 0).
+
+    A warm-up of more than half of the iterations is shortened to a tenth of them, with a warning:
+    the rate would hardly rise before it falls, and training learn nothing.
+    """
+    cfg = _with_room_after_warm_up(cfg)
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "WarmupCosineLR":
         return build_upstream_lr_scheduler(cfg, optimizer)
@@ -83,6 +86,34 @@ def build_lr_scheduler(
         solver.WARMUP_METHOD,
     )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
+
+
+def continue_schedule(scheduler: LRMultiplier) -> None:
+    """Set the rates of a schedule that was resumed: the config's, and not the checkpoint's.
+
+    Args:
+        scheduler: knows the last iteration; its optimizer's groups have an ``initial_lr``.
+    """
+    groups = scheduler.optimizer.param_groups
+    scheduler.base_lrs = [group["initial_lr"] for group in groups]
+    for group, rate in zip(groups, scheduler.get_lr(), strict=True):
+        group["lr"] = rate
+
+
+def _with_room_after_warm_up(cfg: CfgNode) -> CfgNode:
+    warm_up, iterations = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
+    if 2 * warm_up <= iterations:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.WARMUP_ITERS = iterations // 10
+    logger.warning(
+        "SOLVER.WARMUP_ITERS is %d, of %d iterations: warming up over %d in place of them",
+        warm_up,
+        iterations,
+        cfg.SOLVER.WARMUP_ITERS,
+    )
+    return cfg
 
 
 def epochs_to_iterations(cfg: CfgNode, num_images: int) -> CfgNode:

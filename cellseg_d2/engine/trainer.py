@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import verify_results
+from detectron2.solver.lr_scheduler import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
@@ -42,6 +43,7 @@ from .solver import (
     FULL_MODEL,
     build_lr_scheduler,
     build_optimizer,
+    continue_schedule,
     epochs_to_iterations,
     images_per_iteration,
     iterations_per_epoch,
@@ -168,9 +170,7 @@ class CellTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(
-        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
-    ) -> torch.optim.lr_scheduler.LRScheduler:
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
         """See ``engine.solver.build_lr_scheduler``."""
         return build_lr_scheduler(cfg, optimizer)
 
@@ -294,9 +294,10 @@ class CellTrainer(DefaultTrainer):
         return {**super().state_dict(), "step": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what ``state_dict`` gave."""
+        """Take over what ``state_dict`` gave; the learning rate is that of the config."""
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["step"])
+        continue_schedule(self.scheduler)
 
 
 def _prefixed(prefix: str, results: OrderedDict[str, Any]) -> OrderedDict[str, Any]:

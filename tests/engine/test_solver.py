@@ -9,7 +9,13 @@ import torch
 from torchvision.models.convnext import LayerNorm2d
 
 from cellseg_d2.config import load_config
-from cellseg_d2.engine.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
+from cellseg_d2.engine.solver import (
+    build_lr_scheduler,
+    build_optimizer,
+    continue_schedule,
+    epochs_to_iterations,
+)
+from cellseg_d2.engine.train_step import TrainStep
 
 
 @pytest.fixture
@@ -81,6 +87,46 @@ def test_warm_up_is_linear_and_meets_the_cosine(cfg) -> None:
     ramp = [2e-5 + (cosine[10] - 2e-5) * i / 10 for i in range(10)]
     assert got[:10] == pytest.approx(ramp, rel=1e-6)
     assert got[10:] == pytest.approx(cosine[10:], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["WarmupCosineLR", "WarmupMultiStepLR"])
+@pytest.mark.parametrize(("warm_up", "used"), [(50, 50), (51, 10), (500, 10)])
+def test_a_warm_up_leaves_room_to_train(cfg, name: str, warm_up: int, used: int, caplog) -> None:
+    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.STEPS = name, ()
+    cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR = warm_up, 0.0
+    got = rates(cfg)
+    assert got.index(max(got)) == used
+    assert max(got) >= 1e-4 * (1 - 1e-6)
+    assert ("warming up over 10 in place of them" in caplog.text) == (used != warm_up)
+    assert cfg.SOLVER.WARMUP_ITERS == warm_up
+
+
+def test_a_resumed_schedule_is_the_configs(cfg) -> None:
+    """The state of another rate, floor and decay; a whole run of the config is the oracle."""
+    net = model()
+    cfg.SOLVER.OPTIMIZER = "AdamW"
+    was = cfg.clone()
+    was.SOLVER.BASE_LR, was.SOLVER.MIN_LR, was.SOLVER.WEIGHT_DECAY = 1e-3, 1e-5, 0.1
+    optimizer = build_optimizer(was, net)
+    schedule = build_lr_scheduler(was, optimizer)
+    for _ in range(50):
+        optimizer.step()
+        schedule.step()
+    states = TrainStep(net, [], optimizer).state_dict(), schedule.state_dict()
+
+    expected = rates(cfg)
+    optimizer = build_optimizer(cfg, net)
+    schedule = build_lr_scheduler(cfg, optimizer)
+    schedule.load_state_dict(states[1])
+    TrainStep(net, [], optimizer).load_state_dict(states[0])
+    continue_schedule(schedule)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-2, 0.0}
+    got = []
+    for _ in range(50):
+        got.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert got == expected[50:100]
 
 
 def test_a_floor_above_the_base_rate_is_refused(cfg) -> None:
