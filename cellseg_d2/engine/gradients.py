@@ -31,14 +31,28 @@ def add_gradients(
 
     Returns:
         The losses by name, detached, not multiplied.
+
+    Raises:
+        FloatingPointError: where boxes on the way are not finite.
     """
     torch.manual_seed(seed)
     device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=amp, enabled=amp is not None):
-        losses = model(samples)
+        losses = _forward(model, samples)
         total = sum(losses.values()) * factor
     (total if scaler is None else scaler.scale(total)).backward()
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _forward(model: torch.nn.Module, samples: Any) -> Any:
+    """Return the model's losses by name."""
+    try:
+        return model(samples)
+    except AssertionError as error:
+        # What Detectron2's Boxes say of those that a cascade's stage hands on.
+        if "infinite or NaN" not in str(error):
+            raise
+        raise FloatingPointError(str(error)) from error
 
 
 def to_floats(

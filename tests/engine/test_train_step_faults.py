@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from detectron2.structures import Boxes
 
 from cellseg_d2.engine.fault_dump import NonFiniteError
 from cellseg_d2.engine.train_step import MAX_SKIPPED, TrainStep
@@ -50,15 +51,34 @@ def test_a_gradient_that_is_not_finite_stops_the_run() -> None:
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_what_the_forward_pass_refuses_is_named() -> None:
+def clip_boxes() -> None:
+    # As a cascade's stage does with those of the one before.
+    Boxes(torch.full((1, 4), torch.nan)).clip((9, 9))
+
+
+def refuse_proposals() -> None:
+    # As Detectron2's proposal network does.
+    raise FloatingPointError("Predicted boxes contain NaN")
+
+
+@pytest.mark.parametrize("refuse", [clip_boxes, refuse_proposals])
+def test_what_the_forward_pass_refuses_is_named(refuse) -> None:
+    model = Model()
+    model.forward = lambda batch: refuse()
+    step = TrainStep(model, batches(), torch.optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(NonFiniteError, match="(?s)forward pass.*contains? .*NaN.*position 1"):
+        run(step, range(1))
+
+
+def test_other_assertions_stay_what_they_are() -> None:
     model = Model()
 
-    def diverged(batch: torch.Tensor):
-        raise FloatingPointError("Predicted boxes contain NaN")
+    def fail(batch: torch.Tensor):
+        raise AssertionError("a bug")
 
-    model.forward = diverged
+    model.forward = fail
     step = TrainStep(model, batches(), torch.optim.SGD(model.parameters(), 0.1))
-    with pytest.raises(NonFiniteError, match="(?s)forward pass.*boxes contain NaN.*position 1"):
+    with pytest.raises(AssertionError, match="a bug"):
         run(step, range(1))
 
 
