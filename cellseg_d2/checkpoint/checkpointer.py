@@ -14,6 +14,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _strip_prefix_if_present
 
 from ..errors import CellDataError, ConfigError
+from ..machine_faults import is_out_of_memory
 from .files import read_checkpoint, replace_file
 from .misfit import find_misfit
 from .sources import check_weights
@@ -112,6 +113,8 @@ class CellCheckpointer(DetectionCheckpointer):
             raise
         # What optimizers, schedulers and models make of a state that is none of theirs.
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise CellDataError(
                 path,
                 f"a state that cannot be loaded ({type(error).__name__}: {error!s:.200})",

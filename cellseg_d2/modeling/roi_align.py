@@ -40,8 +40,9 @@ def roi_align_pyramid(
     Args:
         features: of each level (B, C, H, W), floating point, in any memory format.
         scales: of each level, pixels of it over pixels of the image.
-        rois: (K, 5), index of the image and XYXY in pixels of it, finite; those without area, and
-            bins outside the image, give zeros.
+        rois: (K, 5), index of the image and XYXY in pixels of it, finite, x1 and y1 not below x0
+            and y0. Bins outside the image give zeros, and so do RoIs without area unless
+            ``sampling_ratio`` is set.
         levels: (K,) int64, the level of each RoI.
         output_size: P and Q, bins of an RoI down and across.
         sampling_ratio: samples a bin along an axis; 0 for as many as keep them a pixel or less
@@ -129,7 +130,9 @@ def _build_pooling(
     """
     # RoIs of about one size have as many pixels a bin, and are written down together.
     samples = (extents / torch.tensor(output_size)).ceil().amax(dim=1)
-    samples[(extents <= 0).any(dim=1)] = 0
+    # A fixed number of samples falls on one point where an RoI has no extent.
+    empty = extents < 0 if sampling_ratio else extents <= 0
+    samples = samples.clamp(min=1).masked_fill(empty.any(dim=1), 0)
     order, columns, weights, counts = [], [], [], []
     for number in samples.unique().tolist():
         group = torch.nonzero(samples == number)[:, 0]

@@ -276,6 +276,17 @@ def test_a_state_of_another_config_is_told_in_its_own_words(tmp_path: Path) -> N
         checkpointer.resume_or_load("", resume=True)
 
 
+def test_too_little_memory_is_no_fault_of_the_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    class Large(Counter):
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    CellCheckpointer(nn.Linear(2, 3), str(tmp_path), counter=Counter(1)).save("m")
+    checkpointer = CellCheckpointer(nn.Linear(2, 3), str(tmp_path), counter=Large(0))
+    with pytest.raises(torch.OutOfMemoryError, match="^CUDA out of memory$"):
+        checkpointer.resume_or_load("", resume=True)
+
+
 def test_an_interrupted_save_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch) -> None:
     model = nn.Linear(2, 3)
     checkpointer = CellCheckpointer(model, str(tmp_path))

@@ -62,6 +62,10 @@ def test_equal_to_torchvision(largest: float, output_size: tuple[int, int]) -> N
 @pytest.mark.parametrize("sampling_ratio", [1, 2, 5])
 def test_equal_with_a_fixed_number_of_samples(sampling_ratio: int) -> None:
     rois, levels = random_rois(40, seed=3, largest=110.0)
+    # Without area along both axes, or one; and of less than a pixel.
+    rois[:4, 3:] = rois[:4, 1:3]
+    rois[4:8, 3] = rois[4:8, 1]
+    rois[8:12, 3:] = rois[8:12, 1:3] + 0.5
     check_equal(pyramid(), rois, levels, (7, 7), sampling_ratio)
 
 
