@@ -132,15 +132,8 @@ def scan_root(root: str | PathLike[str], num_classes: int = 4) -> RootLayout:
         parent, candidates = root, others
     for folder in candidates:
         _sort_folder(folder, num_classes, layout)
-    if parent is not None and (layout.folders or layout.faults) and (loose := tiffs_in(parent)):
-        layout.faults.append(
-            CellDataError(
-                parent,
-                f"{list_names([path.name for path in loose])} beside image folders",
-                f"each image as {IMAGE_FILE} in a folder of its own",
-                "move these files into such folders, or out of the data set",
-            )
-        )
+    if parent is not None and (layout.folders or layout.faults):
+        _add_misplaced(parent, layout)
     if not layout.folders and not layout.faults:
         raise CellDataError(
             root,
@@ -215,26 +208,45 @@ def _is_image_folder(folder: Path) -> bool:
     return any(name == IMAGE_FILE or is_like_class_file(name) for name in _names(folder))
 
 
+def _add_misplaced(parent: Path, layout: RootLayout) -> None:
+    """Enters as faults the images that are beside image folders, or one level too deep."""
+    for folder in layout.ignored.copy():
+        try:
+            nested = [below for below in subfolders(folder) if _is_image_folder(below)]
+        except CellDataError as fault:
+            layout.faults.append(fault)
+            continue
+        if nested:
+            layout.ignored.remove(folder)
+            layout.faults.append(
+                CellDataError(
+                    folder,
+                    f"image folders one level too deep ({list_names([p.name for p in nested])})",
+                    "all image folders beside each other",
+                    "move these to the others, or out of the data set",
+                )
+            )
+    loose = tiffs_in(parent)
+    if loose:
+        layout.faults.append(
+            CellDataError(
+                parent,
+                f"{list_names([path.name for path in loose])} beside image folders",
+                f"each image as {IMAGE_FILE} in a folder of its own",
+                "move these files into such folders, or out of the data set",
+            )
+        )
+
+
 def _sort_folder(folder: Path, num_classes: int, layout: RootLayout) -> None:
     """Enters one folder in the layout: as an image, as a fault for each bad file, or as ignored."""
     try:
         tiffs = [name for name in _names(folder) if _is_tiff_name(name)]
-        below = [] if tiffs else [sub for sub in subfolders(folder) if _is_image_folder(sub)]
     except CellDataError as fault:
         layout.faults.append(fault)
         return
     if not tiffs:
-        for nested in below:
-            layout.faults.append(
-                CellDataError(
-                    nested,
-                    f"an image folder in {folder.name}/, which is not one itself",
-                    "all image folders beside each other",
-                    "move it to the others, or out of the data set",
-                )
-            )
-        if not below:
-            layout.ignored.append(folder)
+        layout.ignored.append(folder)
         return
     faults: list[CellDataError] = []
     if IMAGE_FILE not in tiffs:

@@ -45,9 +45,15 @@ class TestScanRoot:
         assert [folder.name for folder in layout.folders] == ["a"]
         assert not layout.ignored
         nested, loose = layout.faults
-        assert nested.path == str(tmp_path / parent / "c/d") and "in c/" in nested.found
+        assert nested.path == str(tmp_path / parent / "c")
+        assert nested.found == "image folders one level too deep (d)"
         assert loose.path == str(tmp_path / parent).rstrip("/")
         assert loose.found == "b.tif beside image folders"
+
+    def test_a_folder_too_high_is_told(self, tmp_path):
+        make(tmp_path, "cells/a/image.tif", "cells/b/image.tif")
+        with pytest.raises(CellDataError, match="no image folder.*point to the folder above"):
+            scan_root(tmp_path)
 
     def test_image_folders(self, tmp_path):
         make(tmp_path, "x/image.tif", "y/image.tif", "y/class2.tif", "test_release/t.tif")
