@@ -90,7 +90,7 @@ def end_process() -> NoReturn:
 
     Threads of gloo and of autograd may still run, since whatever refers to the process group keeps
     it alive; one that asks for the interpreter while it is being taken apart aborts the process,
-    after all its work was done. What was registered to run at the end runs, as in a forked process.
+    after all its work was done. What was registered to run at the end still runs.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
