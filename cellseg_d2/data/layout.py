@@ -122,9 +122,12 @@ def scan_root(root: str | PathLike[str], num_classes: int = 4) -> RootLayout:
     if (root / TRAIN_FOLDER).is_dir():
         parent = root / TRAIN_FOLDER
         candidates = subfolders(parent)
-        others = [folder for folder in others if folder != parent and _is_image_folder(folder)]
-        if others:
-            names = list_names([folder.name for folder in others])
+        # Folders that cannot be read may lie here too: they are no part of the data set.
+        beside = [
+            folder for folder in others if folder != parent and os.path.isfile(folder / IMAGE_FILE)
+        ]
+        if beside:
+            names = list_names([folder.name for folder in beside])
             logger.warning("%s: not part of the data set, beside train/: %s", root, names)
     elif _is_image_folder(root):
         parent, candidates = None, [root]

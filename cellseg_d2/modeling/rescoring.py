@@ -7,8 +7,8 @@ with an exponent:
     score = p ** (1 - a) * objectness ** a * certainty ** b
 
 p is the box head's probability of the class; in a cascade p ** (1 - a) is the mean of the stages'
-own, each of which is weighed. With a = 1/2 it is the geometric mean of the two
-stages' answers (Zhou et al., "Probabilistic two-stage detection", arXiv 2103.07461, 2021). The
+own, each of which is weighed. With a = 1/2 the first two are the geometric mean of the two stages'
+answers (Zhou et al., "Probabilistic two-stage detection", arXiv 2103.07461, 2021). The
 certainty is the mean probability of the pixels within the mask (Wang et al., "SOLO: segmenting
 objects by locations", ECCV 2020, call it maskness); it ranks a mask with clear edges above a
 blurred one.

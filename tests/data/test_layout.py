@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,18 @@ class TestScanRoot:
         }
         assert not layout.faults and not layout.ignored
         assert "not part of the data set, beside train/: beside" in caplog.text
+
+    def test_an_unreadable_folder_beside_train_is_no_part(self, tmp_path, monkeypatch):
+        make(tmp_path, "train/a/image.tif", "lost+found/x")
+        listdir = os.listdir
+
+        def refuse(path):
+            if Path(path).name == "lost+found":
+                raise PermissionError(13, "Permission denied")
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", refuse)
+        assert found(tmp_path) == {"a": []}
 
     @pytest.mark.parametrize("parent", ["train/", ""])
     def test_images_in_other_places_are_faults(self, tmp_path, parent):
