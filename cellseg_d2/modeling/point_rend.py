@@ -34,7 +34,9 @@ class CellPointRendMaskHead(PointRendMaskHead):
     """``PointRendMaskHead`` whose ground truth is ``LabelMasks``.
 
     ``MODEL.ROI_MASK_HEAD.LOSS`` is the loss of the coarse masks and of the points; with "bce" both
-    are upstream's. Layers and parameter names are upstream's.
+    are upstream's. Layers and parameter names are upstream's. With
+    ``MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK``, which upstream's does not read, they are those of its
+    head for a single class.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
@@ -44,6 +46,10 @@ class CellPointRendMaskHead(PointRendMaskHead):
             cfg: reads ``MODEL.ROI_MASK_HEAD`` and ``MODEL.POINT_HEAD``.
             input_shape: of each feature map.
         """
+        if cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = 1
         super().__init__(cfg, input_shape)
         self.loss = build_mask_loss(cfg)
         self.vis_period = cfg.VIS_PERIOD

@@ -168,6 +168,41 @@ def test_the_chosen_loss_is_that_of_the_points_too(repository) -> None:
     assert torch.allclose(losses["loss_mask"], dice(chosen, targets))
 
 
+AGNOSTIC = ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "True")
+
+
+def test_one_mask_for_all_classes_is_upstreams_of_one_class(repository) -> None:
+    """Upstream's head never reads ``CLS_AGNOSTIC_MASK``."""
+    cfg = config(repository, *AGNOSTIC)
+    ours = build_mask_head(cfg, SHAPES)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = 1
+    theirs = PointRendMaskHead(cfg, SHAPES)
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    theirs.load_state_dict(ours.state_dict())
+    batch = [proposals(6), proposals(3, seed=1)]
+    of_one_class = [with_bitmaps(item) for item in batch]
+    for item in of_one_class:
+        item.gt_classes = torch.zeros_like(item.gt_classes)
+    results = []
+    for head, instances in ((ours, batch), (theirs, of_one_class)):
+        torch.manual_seed(9)
+        with EventStorage():
+            results.append(head(features(2), instances))
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name])
+
+    masks = []
+    for head in (ours.eval(), theirs.eval()):
+        found = Instances((64, 80), pred_boxes=batch[0].proposal_boxes)
+        found.pred_classes = batch[0].gt_classes if head is ours else of_one_class[0].gt_classes
+        with torch.no_grad():
+            masks.append(head(features(), [found])[0].pred_masks)
+    assert masks[0].shape == (6, 1, 56, 56)
+    assert torch.allclose(masks[0], masks[1], atol=1e-6)
+
+
 @pytest.mark.parametrize("batch", [[6, 0], [0, 5], [0, 0]])
 def test_images_without_proposals(repository, batch: list[int]) -> None:
     """Upstream's raises an error where no image of the batch has any."""
