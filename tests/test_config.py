@@ -102,7 +102,7 @@ PARAMETERS = {
     "Base-CellSeg": 44.0,
     "cascade_X_101_FPN": 129.5,
     "cascade_convnext_B_FPN": 135.4,
-    "cellseg_best": 14.2,
+    "cellseg_best": 15.1,
     "mask_rcnn_R_18_FPN_small": 12.4,
     "mask_rcnn_R_50_FPN": 43.9,
     "pointrend_R_50_FPN": 55.9,

@@ -262,7 +262,7 @@ def test_all_systems_differ_in_their_model_and_recipe_only_and_share_the_splits(
         "IMS_PER_BATCH",
         "AMP.DTYPE",
         "CONV_DIM",
-        "FC_DIM",
+        "BOX_HEAD.FC_DIM",
         "FPN.OUT_CHANNELS",
     )
     of_the_reports = ("BASE_LR", "TEST.DETECTIONS_PER_IMAGE", "ANCHOR_GENERATOR.SIZES")
@@ -275,7 +275,7 @@ def test_all_systems_differ_in_their_model_and_recipe_only_and_share_the_splits(
             assert all(d[key] == value for name, d in dumps.items() if name not in own), key
     for cfg in cfgs.values():
         best_metric(cfg)
-        assert cfg.MODEL.WEIGHTS == "" and 2300 < cfg.SOLVER.MAX_ITER < 3000
+        assert cfg.MODEL.WEIGHTS == "" and 2000 < cfg.SOLVER.MAX_ITER < 3000
 
 
 def test_all_systems_are_evaluated_as_the_best_config_predicts() -> None:
