@@ -168,12 +168,9 @@ def test_the_chosen_loss_is_that_of_the_points_too(repository) -> None:
     assert torch.allclose(losses["loss_mask"], dice(chosen, targets))
 
 
-AGNOSTIC = ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "True")
-
-
 def test_one_mask_for_all_classes_is_upstreams_of_one_class(repository) -> None:
     """Upstream's head never reads ``CLS_AGNOSTIC_MASK``."""
-    cfg = config(repository, *AGNOSTIC)
+    cfg = config(repository, "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "True")
     ours = build_mask_head(cfg, SHAPES)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = 1
