@@ -12,21 +12,21 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference
 from detectron2.projects.point_rend import PointRendMaskHead
 from detectron2.projects.point_rend.mask_head import calculate_uncertainty
 from detectron2.projects.point_rend.point_features import (
     get_point_coords_wrt_image,
     get_uncertain_point_coords_with_randomness,
 )
-from detectron2.projects.point_rend.point_head import roi_mask_point_loss
+from detectron2.projects.point_rend.point_head import StandardPointHead, roi_mask_point_loss
 from detectron2.structures import Boxes, Instances
 
+from ..errors import ConfigError
 from ..structures import LabelMasks
 from .losses import build_mask_loss
 from .mask_head import roi_mask_loss, true_class_logits
-
-ROIS_AT_A_TIME = 100
-"""RoIs whose masks are refined together: 80 MB of features at 784 points of 256 channels."""
+from .point_inference import PointRefiner
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -45,12 +45,20 @@ class CellPointRendMaskHead(PointRendMaskHead):
         Args:
             cfg: reads ``MODEL.ROI_MASK_HEAD`` and ``MODEL.POINT_HEAD``.
             input_shape: of each feature map.
+
+        Raises:
+            ConfigError: ``MODEL.POINT_HEAD.NAME`` is not ``StandardPointHead``.
         """
         if cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK:
             cfg = cfg.clone()
             cfg.defrost()
             cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.POINT_HEAD.NUM_CLASSES = 1
         super().__init__(cfg, input_shape)
+        if self.mask_point_on and type(self.point_head) is not StandardPointHead:
+            raise ConfigError(
+                f"MODEL.POINT_HEAD.NAME is {cfg.MODEL.POINT_HEAD.NAME!r}; {type(self).__name__} "
+                "works with StandardPointHead alone"
+            )
         self.loss = build_mask_loss(cfg)
         self.vis_period = cfg.VIS_PERIOD
 
@@ -115,30 +123,32 @@ class CellPointRendMaskHead(PointRendMaskHead):
                     labels.append(sample_point_labels(item.gt_masks, part))
         return points, torch.cat(labels)
 
+    @torch.no_grad()
     def _subdivision_inference(
         self,
         features: dict[str, torch.Tensor],
         mask_representations: torch.Tensor,
         instances: list[Instances],
     ) -> list[Instances]:
-        """Refine the masks, ``ROIS_AT_A_TIME`` at once: each holds features of hundreds of points.
-
-        Without the limit a thousand cells would take gigabytes.
-        """
-        counts = [len(item) for item in instances]
-        results = []
-        for index, item in enumerate(instances):
-            here = {name: feature[index : index + 1] for name, feature in features.items()}
-            coarse = mask_representations.split(counts)[index]
-            masks = []
-            # An image without detections still gets its empty masks.
-            for start in range(0, max(len(item), 1), ROIS_AT_A_TIME):
-                part = slice(start, start + ROIS_AT_A_TIME)
-                (refined,) = super()._subdivision_inference(here, coarse[part], [item[part]])
-                masks.append(refined.pred_masks)
-            item.pred_masks = torch.cat(masks)
-            results.append(item)
-        return results
+        """Set ``pred_masks``, from the coarse masks alone where the point head is off."""
+        if not self.mask_point_on:
+            mask_rcnn_inference(mask_representations, instances)
+            return instances
+        names = self.mask_point_in_features
+        scales = [self._feature_scales[name] for name in names]
+        coarse_masks = mask_representations.split([len(item) for item in instances])
+        for index, (item, coarse) in enumerate(zip(instances, coarse_masks, strict=True)):
+            here = [features[name][index : index + 1] for name in names]
+            logits = PointRefiner(self.point_head, here, scales).refine(
+                coarse,
+                item.pred_boxes,
+                item.pred_classes,
+                resolution=self.mask_point_subdivision_init_resolution,
+                steps=self.mask_point_subdivision_steps,
+                num_points=self.mask_point_subdivision_num_points,
+            )
+            mask_rcnn_inference(logits, [item])
+        return instances
 
 
 def sample_point_labels(masks: LabelMasks, points: torch.Tensor) -> torch.Tensor:

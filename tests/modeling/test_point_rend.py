@@ -16,9 +16,9 @@ from detectron2.projects.point_rend.point_features import (
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from cellseg_d2 import add_cellseg_config, load_config
+from cellseg_d2 import ConfigError, add_cellseg_config, load_config
 from cellseg_d2.data.dataset_mapper import build_instances
-from cellseg_d2.modeling import CellPointRendMaskHead, point_rend
+from cellseg_d2.modeling import CellPointRendMaskHead, point_inference
 from cellseg_d2.modeling.losses import dice
 from cellseg_d2.modeling.point_rend import sample_point_labels
 from cellseg_d2.structures import LabelMasks, RLEMasks
@@ -222,35 +222,107 @@ def test_the_coarse_head_alone(repository) -> None:
         assert set(ours(features(), [proposals(3)])) == {"loss_mask"}
 
 
-@pytest.mark.parametrize("counts", [(7, 4), (0, 5), (0, 0)])
+def detections(*counts: int) -> list[Instances]:
+    found = []
+    for seed, count in enumerate(counts):
+        there = proposals(count, seed)
+        found.append(
+            Instances((64, 80), pred_boxes=there.proposal_boxes, pred_classes=there.gt_classes)
+        )
+    return found
+
+
+def assert_same_masks(
+    ours: CellPointRendMaskHead, theirs: PointRendMaskHead, counts: tuple[int, ...], side: int
+) -> None:
+    maps = features(len(counts))
+    with torch.no_grad():
+        expected = theirs.eval()(maps, detections(*counts))
+    # Gradients are on, as they are for a caller who did not think of them.
+    answer = ours.eval()(maps, detections(*counts))
+    for ours_one, theirs_one, count in zip(answer, expected, counts, strict=True):
+        assert ours_one.pred_masks.shape == (count, 1, side, side)
+        if count:
+            assert torch.allclose(ours_one.pred_masks, theirs_one.pred_masks, atol=1e-6)
+            # Not a comparison of all zeros or all ones.
+            assert 0.05 < (ours_one.pred_masks > 0.5).float().mean() < 0.95
+
+
+@pytest.mark.parametrize("counts", [(7, 4), (0, 5), (1, 3)])
 def test_inference_equals_upstreams_however_it_is_cut(
     repository, monkeypatch, counts: tuple[int, int]
 ) -> None:
+    # Three RoIs of 12 + 1 + 4 rows and 28x28 points at a time.
+    monkeypatch.setitem(point_inference.BYTES_AT_A_TIME, "cpu", 3 * 4 * 17 * 784)
     ours, theirs = heads(config(repository))
-    monkeypatch.setattr(point_rend, "ROIS_AT_A_TIME", 3)
+    assert_same_masks(ours, theirs, counts, 56)
 
-    def detections() -> list[Instances]:
-        return [
-            Instances(
-                (64, 80),
-                pred_boxes=proposals(count, seed).proposal_boxes,
-                pred_classes=proposals(count, seed).gt_classes,
-            )
-            for seed, count in enumerate(counts)
-        ]
 
+@pytest.mark.parametrize(
+    ("option", "value", "side"),
+    [
+        ("POINT_HEAD.SUBDIVISION_STEPS", 2, 28),
+        ("POINT_HEAD.SUBDIVISION_STEPS", 5, 224),
+        ("POINT_HEAD.SUBDIVISION_NUM_POINTS", 60, 56),
+        ("POINT_HEAD.COARSE_PRED_EACH_LAYER", False, 56),
+        ("POINT_HEAD.CLS_AGNOSTIC_MASK", True, 56),
+        ("POINT_HEAD.NUM_FC", 1, 56),
+        ("POINT_HEAD.NUM_FC", 2, 56),
+        ("ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION", 5, 40),
+    ],
+)
+def test_inference_equals_upstreams_with_other_options(
+    repository, option: str, value: object, side: int
+) -> None:
+    ours, theirs = heads(config(repository, f"MODEL.{option}", str(value)))
+    assert_same_masks(ours, theirs, (9,), side)
+
+
+def test_inference_from_two_feature_maps_is_upstreams(repository) -> None:
+    shapes = SHAPES | {"p3": ShapeSpec(channels=6, stride=8)}
+    cfg = config(repository, "MODEL.POINT_HEAD.IN_FEATURES", "['p3', 'p2']")
+    ours, theirs = build_mask_head(cfg, shapes).eval(), PointRendMaskHead(cfg, shapes).eval()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    theirs.load_state_dict(ours.state_dict())
+    maps = features() | {"p3": torch.randn(1, 6, 8, 10)}
     with torch.no_grad():
-        answer = ours.eval()(features(2), detections())
-        if sum(counts):
-            expected = theirs.eval()(features(2), detections())
-        else:
-            # Its empty answer stops before the masks are refined.
-            expected = [Instances((64, 80), pred_masks=torch.zeros(0, 1, 28, 28))] * 2
-    for ours_one, theirs_one in zip(answer, expected, strict=True):
-        assert len(ours_one.pred_masks) == len(theirs_one.pred_masks)
-        if len(theirs_one):
-            assert ours_one.pred_masks.shape[-1] == 56
-            assert torch.allclose(ours_one.pred_masks, theirs_one.pred_masks, atol=1e-6)
+        (found,), (expected,) = ours(maps, detections(8)), theirs(maps, detections(8))
+    assert torch.allclose(found.pred_masks, expected.pred_masks, atol=1e-6)
+
+
+def test_images_without_detections_get_no_masks(repository) -> None:
+    """Of the same size as those of others; upstream's are those before the first step."""
+    ours, _ = heads(config(repository))
+    answer = ours.eval()(features(2), detections(0, 0))
+    assert [item.pred_masks.shape for item in answer] == [(0, 1, 56, 56)] * 2
+
+
+def test_mixed_precision_is_close_to_full(repository) -> None:
+    ours, _ = heads(config(repository))
+    ours.eval()
+    (full,) = ours(features(), detections(12))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (mixed,) = ours(features(), detections(12))
+    same = (full.pred_masks > 0.5) == (mixed.pred_masks > 0.5)
+    assert same.float().mean() > 0.98
+    assert not torch.equal(full.pred_masks, mixed.pred_masks)
+
+
+def test_the_coarse_masks_alone_are_predicted(repository) -> None:
+    """Upstream's raises an AttributeError."""
+    ours, _ = heads(config(repository, "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON", "False"))
+    maps, (found,) = features(), detections(5)
+    ours.eval()(maps, [found])
+    logits = ours.coarse_head(ours._roi_pooler(maps, [found.pred_boxes]))
+    expected = logits[torch.arange(5), found.pred_classes].sigmoid()
+    assert torch.allclose(found.pred_masks[:, 0], expected)
+
+
+def test_another_point_head_is_refused(repository) -> None:
+    cfg = config(repository, "MODEL.POINT_HEAD.NAME", "ImplicitPointHead")
+    with pytest.raises(ConfigError, match=r"POINT_HEAD.NAME is 'ImplicitPointHead'; .* alone"):
+        build_mask_head(cfg, SHAPES)
 
 
 def test_the_model_trains_and_predicts_rles(repository) -> None:
