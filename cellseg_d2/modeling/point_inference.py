@@ -106,7 +106,7 @@ class PointRefiner:
             for _ in range(steps):
                 logits = interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
                 at, points = get_uncertain_point_coords_on_grid(-logits.abs(), num_points)
-                logits.flatten(1).scatter_(1, at, self._predict(points, *rois, work))
+                logits.view(len(logits), -1).scatter_(1, at, self._predict(points, *rois, work))
             masks[part] = logits
         return masks
 

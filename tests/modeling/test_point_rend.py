@@ -232,6 +232,18 @@ def detections(*counts: int) -> list[Instances]:
     return found
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_inference_on_cuda_is_that_on_the_cpu(repository) -> None:
+    ours, _ = heads(config(repository))
+    (expected,) = ours.eval()(features(), detections(20))
+    maps = {name: feature.cuda() for name, feature in features().items()}
+    (found,) = ours.cuda()(maps, [item.to("cuda") for item in detections(20)])
+    # TF32 rounds to 10 bits; which points are refined can then differ, too.
+    difference = (found.pred_masks.cpu() - expected.pred_masks).abs()
+    assert (difference > 0.02).float().mean() < 0.01
+
+
 def assert_same_masks(
     ours: CellPointRendMaskHead, theirs: PointRendMaskHead, counts: tuple[int, ...], side: int
 ) -> None:
