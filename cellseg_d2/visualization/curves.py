@@ -22,8 +22,12 @@ from .png import save_png
 
 _DPI = 130
 _PANEL_SIZE = (6.4, 3.7)  # inches
-# Okabe & Ito's colours (2008), which stay apart for colour-blind readers; no yellow on white.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8A5FBF")
+# Okabe & Ito's colours (2008), which stay apart for colour-blind readers; no yellow on white. A
+# cascade with every head on has twelve losses.
+_COLORS: tuple[str, ...] = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8A5FBF"),
+    *("#882255", "#999933", "#999999", "#6B3D1E"),
+)
 # Told apart without colour: one for each run where colours say which metric it is.
 _STYLES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -135,7 +139,10 @@ def _add_legend(
     if len(texts) > 6:  # beside the plot, where it hides no line
         axes.legend(handles, texts, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     elif len(texts) > 1:
-        axes.legend(handles, texts, fontsize=8, framealpha=0.85)
+        legend = axes.legend(handles, texts, fontsize=8, framealpha=0.85)
+        if all(np.size(line.get_xdata()) == 1 for line in axes.get_lines()):
+            # A lone evaluation is on the right; "best" minds its centre, not its marker.
+            legend.set_loc("upper left")
 
 
 def _marked(line: Line) -> bool:

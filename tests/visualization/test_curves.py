@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from cellseg_d2.errors import CellDataError
@@ -86,6 +87,37 @@ def test_several_runs_are_told_apart(tmp_path: Path, panels: dict[str, Axes]) ->
     for axes in panels.values():
         looks = [(line.get_color(), line.get_linestyle()) for line in axes.get_lines()]
         assert len(set(looks)) == len(looks)
+
+
+def test_twelve_losses_are_told_apart(tmp_path: Path, panels: dict[str, Axes]) -> None:
+    """As many as a cascade with PointRend and centre and boundary maps has."""
+    parts = [f"{part}_stage{stage}" for part in ("loss_cls", "loss_box_reg") for stage in range(3)]
+    parts += ["loss_mask", "loss_mask_point", "loss_rpn_cls", "loss_rpn_loc"]
+    parts += ["loss_center", "loss_boundary"]
+    metrics = tmp_path / "metrics.json"
+    records = [{"iteration": i, **dict.fromkeys(parts, 1.0 + i)} for i in (9, 19)]
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    plot_metrics({"a": metrics}, tmp_path / "curves.png")
+    lines = panels["Training loss by part"].get_lines()
+    assert len(lines) == len({line.get_color() for line in lines}) == 12
+
+
+def test_a_legend_does_not_hide_the_only_evaluation(
+    tmp_path: Path, panels: dict[str, Axes]
+) -> None:
+    metrics = tmp_path / "metrics.json"
+    records = [{"iteration": i, "lr": 0.1} for i in (19, 6639)]
+    # The highest dot lies above matplotlib's first choice of a corner, by less than its radius.
+    records.append({"iteration": 6659, "segm/AP": 32.0, "segm/AP50": 49.2, "segm/AP75": 33.4})
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    plot_metrics({"a": metrics}, tmp_path / "curves.png")
+    axes = panels["Mask AP, validation"]
+    frame = axes.get_legend().get_window_extent()
+    for line in axes.get_lines():
+        center = axes.transData.transform(np.column_stack(line.get_data()))
+        radius = line.get_markersize() / 2 / 72 * axes.figure.dpi
+        for x, y in center:
+            assert not frame.overlaps(Bbox([[x - radius, y - radius], [x + radius, y + radius]]))
 
 
 def test_panels_without_data_are_left_out(tmp_path: Path, panels: dict[str, Axes]) -> None:
