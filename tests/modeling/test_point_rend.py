@@ -293,6 +293,7 @@ def test_inference_equals_upstreams_with_other_options(
 def test_inference_from_two_feature_maps_is_upstreams(repository) -> None:
     shapes = SHAPES | {"p3": ShapeSpec(channels=6, stride=8)}
     cfg = config(repository, "MODEL.POINT_HEAD.IN_FEATURES", "['p3', 'p2']")
+    torch.manual_seed(0)
     ours, theirs = build_mask_head(cfg, shapes).eval(), PointRendMaskHead(cfg, shapes).eval()
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
